@@ -1,0 +1,1 @@
+"""Pretraining: learn a backbone from labels that cost nothing."""

@@ -1,0 +1,22 @@
+"""Backbones: networks with named layers that can be read, cut, frozen, saved and reused."""
+
+from auxtasks.backbones.base import Backbone, InputSpec, Part, Stage, builders, pool_layer
+from auxtasks.backbones.convnet import convnet
+from auxtasks.backbones.facenet import facenet
+from auxtasks.backbones.mlp import mlp
+from auxtasks.backbones.timm import timm_backbone
+from auxtasks.backbones.zoo import build
+
+__all__ = [
+    "Backbone",
+    "InputSpec",
+    "Part",
+    "Stage",
+    "build",
+    "builders",
+    "convnet",
+    "facenet",
+    "mlp",
+    "pool_layer",
+    "timm_backbone",
+]

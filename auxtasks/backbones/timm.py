@@ -1,0 +1,519 @@
+"""Every image model of timm, by name: ResNets, ConvNeXts and vision transformers can be cut, all others be read.
+
+A family that can be cut has a table of stages here. For any other model the layers are what timm itself offers
+(`forward_intermediates`), or else the modules that its `feature_info` names; which parameters a layer owns then follows
+from autograd: those that it depends on and no layer below it does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from auxtasks.backbones.base import (
+    Backbone,
+    Family,
+    InputSpec,
+    Reader,
+    Stage,
+    apply_in_turn,
+    check_positive,
+    register,
+)
+from auxtasks.backbones.weights import read_weights
+from auxtasks.errors import BackboneError, did_you_mean
+
+__all__ = ["timm_backbone"]
+
+LAST = "pooled"  # the last layer of every model: what timm's own forward returns without a classifier
+
+
+@register("timm")
+def timm_backbone(
+    name: str,
+    *,
+    pretrained: bool = False,
+    weights: str | None = None,
+    size: int | None = None,
+    channels: int = 3,
+    seed: int = 0,
+) -> Backbone:
+    """Build a timm model without its classifier; the last layer ``pooled`` is what timm's forward returns.
+
+    Args:
+        name: as in `timm.list_models`, with or without a tag of pretrained weights, such as ``"resnet18.a1_in1k"``.
+        pretrained: load the published weights, fetched once into the cache of the Hugging Face Hub.
+        weights: path of a state dict (``.safetensors`` or ``.pt``) instead, with or without a classifier.
+        size: height and width of the pictures in pixels; nothing takes the model's own.
+        channels: 1 for grey, 3 for colour; published weights are adapted by timm.
+        seed: of the random weights; PyTorch's global generator is left as it was.
+
+    Raises:
+        BackboneError: a name that timm does not have, weights that cannot be fetched or do not fit, sizes that make no
+            network, or a model whose layers cannot be read.
+
+    Example:
+        >>> timm_backbone("test_resnet", size=64).layer_dims
+        {'stem': 32, 'layer1': 32, 'layer2': 48, 'layer3': 192, 'layer4': 96, 'pooled': 96}
+    """
+    check_positive(channels=channels, **({} if size is None else {"size": size}))
+    if pretrained and weights is not None:
+        raise BackboneError("pretrained=True and weights=PATH exclude each other: give one of the two.")
+    settings = _settings(name)
+    options: dict[str, Any] = {"in_chans": channels}
+    if size is not None and settings.fixed_input_size:
+        options["img_size"] = size  # such models have parameters for every position
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = _create(name, num_classes=0, **options)
+        if pretrained:
+            _load_published(module, name, options)
+        elif weights is not None:
+            _load_file(module, name, options, Path(weights).expanduser())
+    spec = _input_spec(settings, size, channels)
+    stages, reader = _stages(module, spec)
+    arguments = {
+        # Not the weights: a saved folder has them and must be read without a network.
+        "name": name, "pretrained": False, "weights": None, "size": size, "channels": channels, "seed": seed,
+    }  # fmt: skip
+    prefix_tokens = 0 if reader is not None else int(getattr(module, "num_prefix_tokens", 0))
+    backbone = Backbone(module, stages, spec, Family("timm", arguments), reader=reader, prefix_tokens=prefix_tokens)
+    if pretrained:
+        backbone.provenance["pretrained_on"] = f"timm/{settings.architecture}.{settings.tag}"
+    elif weights is not None:
+        backbone.provenance["pretrained_on"] = f"weights file {Path(weights).name}"
+    return backbone
+
+
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """What timm knows about a model before it is built."""
+
+    architecture: str
+    tag: str | None
+    source: str | None
+    fixed_input_size: bool
+    num_classes: int
+    classifiers: tuple[str, ...]
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def _settings(name: str) -> _Settings:
+    """Look a name up in timm's registry; nothing is built or fetched.
+
+    Raises:
+        BackboneError: the registry does not have it; names the closest.
+    """
+    import timm
+    from timm.models import get_pretrained_cfg
+
+    architecture, _, tag = name.partition(".")
+    # Names such as "hf-hub:owner/model" are no entries of the registry: they would be fetched at every build.
+    if not timm.is_model(architecture):
+        raise BackboneError(
+            f'timm has no model "{name}".{did_you_mean(architecture, timm.list_models())} '
+            f'See timm.list_models("*part*") for its {len(timm.list_models())} models.'
+        )
+    tagged = timm.list_models(architecture, include_tags=True)
+    if tag and name not in tagged:
+        raise BackboneError(
+            f'timm has no weights "{tag}" for {architecture}. It has: {", ".join(tagged)}.{did_you_mean(name, tagged)}'
+        )
+    found = get_pretrained_cfg(name)
+    if found is None:
+        raise BackboneError(f'timm has no settings for "{name}": neither its input nor its weights are known.')
+    classifiers = found.classifier or ()
+    return _Settings(
+        architecture=architecture,
+        tag=found.tag,
+        source=_source(found),
+        fixed_input_size=bool(found.fixed_input_size),
+        num_classes=found.num_classes,
+        classifiers=(classifiers,) if isinstance(classifiers, str) else tuple(classifiers),
+        input_size=found.input_size,
+        mean=found.mean,
+        std=found.std,
+    )
+
+
+def _source(settings: Any) -> str | None:
+    """Return where the published weights are, if there are any."""
+    if settings.hf_hub_id:
+        file = settings.hf_hub_filename or "model.safetensors"
+        return f"https://huggingface.co/{settings.hf_hub_id}/resolve/main/{file}"
+    return settings.url or None
+
+
+def _create(name: str, **options: Any) -> nn.Module:
+    """Build a module without weights; timm's complaint about an option becomes ours."""
+    import timm
+
+    try:
+        module: nn.Module = timm.create_model(name, **options)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise BackboneError(f'timm cannot build "{name}" with {options}: {error}') from error
+    return module
+
+
+def _load_published(module: nn.Module, name: str, options: Mapping[str, Any]) -> None:
+    """Load the published weights, fetched by timm.
+
+    timm loads loosely as soon as the number of classes is not the published one, and layers that were not found stay
+    random without a word. So the published model is built whole, which timm loads strictly, and all but its classifier
+    is copied strictly.
+    """
+    import timm
+
+    settings = _settings(name)
+    if settings.source is None:
+        raise BackboneError(f'timm publishes no weights for "{name}". timm.list_pretrained() lists what it has.')
+    try:
+        whole = timm.create_model(name, pretrained=True, num_classes=settings.num_classes, **options)
+    except Exception as error:  # the Hub's client raises errors of half a dozen libraries when there is no network
+        raise BackboneError(
+            f'could not load the published weights of "{name}": {error}\n'
+            f"Without a network: fetch the file on a machine that has one, for example with\n"
+            f"    curl -L -O {settings.source}\n"
+            "copy it here, and pass its path as weights=PATH."
+        ) from error
+    _copy_strictly(whole, module, f"published weights of {name}")
+
+
+def _load_file(module: nn.Module, name: str, options: Mapping[str, Any], path: Path) -> None:
+    """Load a state dict with the published classifier, another one, or none.
+
+    timm's own loader does it, since it renames the layers of original releases, adapts the first convolution to
+    `channels` and resamples position embeddings to `size`.
+    """
+    import timm
+
+    settings = _settings(name)
+    state = read_weights(path)
+    heads = tuple(f"{classifier}." for classifier in settings.classifiers)
+    headless = {key: tensor for key, tensor in state.items() if not key.startswith(heads)} if heads else state
+    problems = []
+    for classes, tensors in ((settings.num_classes, state), (0, headless)):
+        source = {"state_dict": tensors, "num_classes": classes, "custom_load": False}
+        try:
+            # The number of classes is that of the source, so that timm loads strictly: see _load_published.
+            whole = timm.create_model(
+                name, pretrained=True, pretrained_cfg_overlay=source, num_classes=classes, **options
+            )
+        except (RuntimeError, KeyError, ValueError, AttributeError) as error:
+            problems.append(str(error))
+            continue
+        _copy_strictly(whole, module, str(path))
+        return
+    raise BackboneError(f'weights: {path} does not fit timm\'s "{name}": {problems[-1]}')
+
+
+def _copy_strictly(whole: nn.Module, module: nn.Module, source: str) -> None:
+    """Copy every tensor that `module` has from a model that may have a classifier besides."""
+    names = module.state_dict().keys()
+    try:
+        module.load_state_dict({name: tensor for name, tensor in whole.state_dict().items() if name in names})
+    except RuntimeError as error:
+        raise BackboneError(f"weights: {source} leaves part of the backbone random: {error}") from error
+
+
+def _input_spec(settings: _Settings, size: int | None, channels: int) -> InputSpec:
+    """Describe the pictures as the model's settings do, with the size and the channels asked for."""
+    mean, std = (
+        values if len(values) == channels else (sum(values) / len(values),) * channels
+        for values in (tuple(settings.mean), tuple(settings.std))
+    )
+    return InputSpec.image(size or settings.input_size[1:], channels, mean=mean, std=std)
+
+
+def _stages(module: nn.Module, spec: InputSpec) -> tuple[list[Stage], Reader | None]:
+    """Return the table of a family that has one, and else the layers that can be read, with their reader."""
+    from timm.models.convnext import ConvNeXt
+    from timm.models.resnet import ResNet
+    from timm.models.vision_transformer import VisionTransformer
+
+    tables: dict[type[nn.Module], Callable[[Any], list[Stage]]] = {
+        ResNet: _resnet,
+        ConvNeXt: _convnext,
+        VisionTransformer: _vision_transformer,
+    }
+    # The very class: a subclass may compute something else in between, such as DeiT's second class token.
+    if type(module) in tables:
+        _check_patches(module, spec)
+        return tables[type(module)](module), None
+    return _readable(module, spec)
+
+
+def _in_turn(name: str, paths: tuple[str, ...], dim: int) -> Stage:
+    return Stage(name, paths, dim, functools.partial(apply_in_turn, paths=paths))
+
+
+def _head(module: Any, x: Tensor, *, paths: tuple[str, ...]) -> Tensor:
+    """Apply what comes after the last named layer, then timm's own head (pooling, its norm, dropout)."""
+    output: Tensor = module.forward_head(apply_in_turn(module, x, paths=paths))
+    return output
+
+
+def _resnet(module: Any) -> list[Stage]:
+    """Layers ``stem``, ``layer1`` ... ``layer4`` and ``pooled``."""
+    stem, *layers = module.feature_info
+    return [
+        _in_turn("stem", ("conv1", "bn1", "act1", "maxpool"), stem["num_chs"]),
+        *(_in_turn(layer["module"], (layer["module"],), layer["num_chs"]) for layer in layers),
+        Stage(LAST, ("global_pool", "fc"), module.head_hidden_size, functools.partial(_head, paths=())),
+    ]
+
+
+def _convnext(module: Any) -> list[Stage]:
+    """Layers ``stem``, ``stage1`` ... ``stage4`` and ``pooled``."""
+    *_, stem = (layer for layer in module.stem if isinstance(layer, nn.Conv2d))
+    return [
+        _in_turn("stem", ("stem",), stem.out_channels),
+        *(
+            _in_turn(f"stage{place + 1}", (layer["module"],), layer["num_chs"])
+            for place, layer in enumerate(module.feature_info)
+        ),
+        Stage(LAST, ("norm_pre", "head"), module.head_hidden_size, functools.partial(_head, paths=("norm_pre",))),
+    ]
+
+
+def _vision_transformer(module: Any) -> list[Stage]:
+    """Layers ``embeddings``, ``block1`` ... , ``norm`` (where it comes before pooling) and ``pooled``."""
+    dim = module.embed_dim
+    tokens = tuple(name for name in ("cls_token", "reg_token", "pos_embed") if getattr(module, name) is not None)
+    owns = ("patch_embed", *tokens, "pos_drop", "patch_drop", "norm_pre")
+    # Where the norm follows pooling (fc_norm) this one is the identity, and no layer of its own.
+    norm = [] if isinstance(module.norm, nn.Identity) else [_in_turn("norm", ("norm",), dim)]
+    pool = () if module.attn_pool is None else ("attn_pool",)
+    return [
+        Stage("embeddings", owns, dim, _embeddings),
+        *(_in_turn(f"block{place + 1}", (f"blocks.{place}",), dim) for place in range(len(module.blocks))),
+        *norm,
+        Stage(LAST, (*pool, "fc_norm", "head_drop", "head"), dim, functools.partial(_head, paths=())),
+    ]
+
+
+def _embeddings(module: Any, x: Tensor) -> Tensor:
+    """Map pictures (B, C, H, W) to tokens (B, T, D): patches behind the class token and registers."""
+    x = apply_in_turn(module, x, paths=("patch_embed",))
+    x = module._pos_embed(x)
+    return apply_in_turn(module, x, paths=("patch_drop", "norm_pre"))
+
+
+def _check_patches(module: nn.Module, spec: InputSpec) -> None:
+    """Refuse a size that is no whole number of patches, before the first batch does."""
+    embed = getattr(module, "patch_embed", None)
+    patch = getattr(embed, "patch_size", None)
+    if patch is None or getattr(embed, "dynamic_img_pad", False):
+        return
+    if any(pixels % step for pixels, step in zip(spec.shape[1:], patch, strict=True)):
+        raise BackboneError(f"size {spec.shape[1:]} is no whole number of patches of {tuple(patch)} pixels.")
+
+
+def _readable(module: nn.Module, spec: InputSpec) -> tuple[list[Stage], Reader]:
+    """Find a way to read a model without a table, and prove it on a picture.
+
+    Raises:
+        BackboneError: neither way gives layers and timm's own output; says why.
+    """
+    problems = []
+    for way in (_by_intermediates, _by_hooks):
+        try:
+            outputs, reader = _probe(module, spec, way)
+            owned = _owned_by_layer(module, spec, reader, tuple(outputs))
+        except _NotReadableError as problem:
+            problems.append(f"{way.__name__.removeprefix('_by_')}: {problem}")
+            continue
+        stages = [
+            Stage(name, owned[name], output.shape[1 if output.ndim == 4 else -1], _cannot_be_cut)
+            for name, output in outputs.items()
+        ]
+        return stages, reader
+    raise BackboneError(f"the layers of timm's {type(module).__name__} cannot be read: {'; '.join(problems)}.")
+
+
+class _NotReadableError(Exception):
+    """This way of reading a model's layers does not work for it."""
+
+
+def _cannot_be_cut(module: nn.Module, _: Tensor) -> Tensor:
+    raise BackboneError(f"{type(module).__name__} has no table of stages; use forward_layers.")
+
+
+@contextlib.contextmanager
+def _probing() -> Iterator[None]:
+    """Turn what an unknown model raises at a call that it does not support into `_NotReadableError`."""
+    try:
+        yield
+    except _NotReadableError:
+        raise
+    except Exception as error:  # of any type: asserts, missing attributes, shapes that do not fit
+        raise _NotReadableError(f"{type(error).__name__}: {error}") from error
+
+
+def _pictures(spec: InputSpec, count: int) -> Tensor:
+    """Return pictures (count, C, H, W) that draw no random number and are not flat."""
+    return torch.linspace(-1, 1, count * math.prod(spec.shape)).view(count, *spec.shape)
+
+
+def _probe(
+    module: nn.Module, spec: InputSpec, way: Callable[[nn.Module, Tensor], Reader]
+) -> tuple[dict[str, Tensor], Reader]:
+    """Read all layers of one picture and compare the last with timm's own output."""
+    picture = _pictures(spec, 1)
+    module.eval()  # a picture alone has no batch statistics
+    try:
+        with _probing(), torch.no_grad():
+            reader = way(module, picture)
+            names = _layers_of(reader)
+            outputs = reader(module, picture, names)
+            if not torch.equal(outputs[LAST], module(picture)):
+                raise _NotReadableError("the last layer is not what the model's own forward returns")
+    finally:
+        module.train()  # as it was built
+    return {name: outputs[name] for name in names}, reader
+
+
+def _layers_of(reader: Reader) -> tuple[str, ...]:
+    assert isinstance(reader, functools.partial)  # both ways below make one
+    layers: tuple[str, ...] = reader.keywords["layers"]
+    return (*layers, LAST)
+
+
+def _by_intermediates(module: Any, picture: Tensor) -> Reader:
+    """Read by timm's `forward_intermediates`; the layers bear the names of its `feature_info`."""
+    if not hasattr(module, "forward_intermediates"):
+        raise _NotReadableError("the model has no forward_intermediates")
+    with torch.no_grad():
+        count = len(module.forward_intermediates(picture, output_fmt="NCHW", intermediates_only=True))
+    names = _feature_names(module)
+    if len(names) != count:
+        names = tuple(f"feature{place + 1}" for place in range(count))
+    return functools.partial(_read_intermediates, layers=names)
+
+
+def _feature_names(module: nn.Module) -> tuple[str, ...]:
+    """Return the modules that timm's `feature_info` names, from the input up; none where a name is missing."""
+    infos = getattr(module, "feature_info", None) or ()
+    names = [info.get("module", "") for info in infos]
+    return tuple(names) if all(names) and len(set(names)) == len(names) else ()
+
+
+def _read_intermediates(module: Any, x: Tensor, names: Sequence[str], *, layers: tuple[str, ...]) -> dict[str, Tensor]:
+    """Read layers in one pass that stops at the deepest: (B, C, H, W) each, and the pooled vectors."""
+    places = [place for place, layer in enumerate(layers) if layer in names]
+    if not places:
+        return {LAST: module(x)}
+    ask = functools.partial(module.forward_intermediates, x, indices=places, output_fmt="NCHW")
+    if LAST not in names:
+        outputs = ask(stop_early=True, intermediates_only=True)
+        return {layers[place]: output for place, output in zip(places, outputs, strict=True)}
+    final, outputs = ask()
+    read = {layers[place]: output for place, output in zip(places, outputs, strict=True)}
+    return {**read, LAST: module.forward_head(final)}
+
+
+def _by_hooks(module: nn.Module, _: Tensor) -> Reader:
+    """Read the outputs of the modules that `feature_info` names, while timm's own forward runs."""
+    names = _feature_names(module)
+    if not names:
+        raise _NotReadableError("the model names no modules in feature_info")
+    return functools.partial(_read_hooked, layers=names)
+
+
+class _DeepestReached(Exception):  # noqa: N818 - no error: it ends a forward that has computed what was asked for
+    pass
+
+
+def _read_hooked(module: nn.Module, x: Tensor, names: Sequence[str], *, layers: tuple[str, ...]) -> dict[str, Tensor]:
+    """Read layers in one pass that stops at the deepest: as (B, C, H, W) where the model is laid out (B, H, W, C)."""
+    wanted = [layer for layer in layers if layer in names]
+    deepest = None if LAST in names else wanted[-1]
+    channels_last = getattr(module, "output_fmt", "NCHW") == "NHWC"
+    read: dict[str, Tensor] = {}
+
+    def keep(_: nn.Module, __: object, output: Tensor, *, layer: str) -> None:
+        # A copy, since an in-place activation above the layer would change what was read.
+        kept = output.clone()
+        read[layer] = kept.permute(0, 3, 1, 2) if channels_last and kept.ndim == 4 else kept
+        if layer == deepest:
+            raise _DeepestReached
+
+    handles = [
+        module.get_submodule(layer).register_forward_hook(functools.partial(keep, layer=layer)) for layer in wanted
+    ]
+    try:
+        read[LAST] = module(x)
+    except _DeepestReached:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return read
+
+
+def _owned_by_layer(
+    module: nn.Module, spec: InputSpec, reader: Reader, names: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """Give each parameter to the lowest layer whose output depends on it, as autograd sees it.
+
+    A parameter that nothing depends on stops learning: DDP raises at a parameter that gets no gradient.
+    """
+    left = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    owned: dict[str, tuple[str, ...]] = {}
+    # In training mode, since some models (LeViT) cache in eval mode what a parameter gives; with two pictures, the
+    # fewest that have batch statistics.
+    with _probing(), _buffers_kept(module), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        outputs = reader(module, _pictures(spec, 2), names)
+        for layer in names:
+            mine = _depended_on(outputs[layer], left)
+            owned[layer] = tuple(_largest(module, mine))
+            left = {name: parameter for name, parameter in left.items() if name not in mine}
+    for parameter in left.values():
+        parameter.requires_grad_(False)
+    return owned
+
+
+@contextlib.contextmanager
+def _buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Put the running statistics back after a pass in training mode."""
+    before = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    try:
+        yield
+    finally:
+        for name, buffer in module.named_buffers():
+            buffer.copy_(before[name])
+
+
+def _depended_on(output: Tensor, parameters: Mapping[str, nn.Parameter]) -> set[str]:
+    """Return the names of the parameters that an output depends on."""
+    if not parameters or not output.requires_grad:
+        return set()
+    gradients = torch.autograd.grad(output.sum(), list(parameters.values()), retain_graph=True, allow_unused=True)
+    return {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+
+
+def _largest(module: nn.Module, names: set[str], prefix: str = "") -> Iterator[str]:
+    """Yield the largest sub-modules whose parameters are all among `names`, and the single parameters left over.
+
+    Sub-modules, since a frozen layer's BatchNorm and dropout have to be put in eval mode too.
+    """
+    for child, inner in module.named_children():
+        path = f"{prefix}{child}"
+        inside = {name for name, _ in inner.named_parameters(prefix=path)}
+        if inside and inside <= names:
+            yield path
+        elif inside & names:
+            yield from _largest(inner, names, f"{path}.")
+    for name, _ in module.named_parameters(recurse=False):
+        if f"{prefix}{name}" in names:
+            yield f"{prefix}{name}"

@@ -1,0 +1,108 @@
+"""Backbones by name, as recipes write them: a closed table, so that a recipe is never code."""
+
+from __future__ import annotations
+
+import collections.abc
+import inspect
+import types
+import typing
+from collections.abc import Iterator, Mapping
+
+from auxtasks.backbones.base import Backbone, builders
+from auxtasks.errors import BackboneError, did_you_mean
+
+__all__ = ["build"]
+
+SHORTHAND = "timm/"
+
+
+def build(name: str, /, **arguments: object) -> Backbone:
+    """Build a backbone from its family's name and arguments.
+
+    Args:
+        name: ``"convnet"``, ``"mlp"``, ``"facenet"``, ``"timm"``, or ``"timm/NAME"`` for ``build("timm", name=NAME)``.
+        **arguments: of the family's builder.
+
+    Raises:
+        BackboneError: an unknown name, or arguments that the builder does not take; names all of them, what was found
+            and what is allowed.
+
+    Example:
+        >>> build("mlp", width=4, hidden=[8]).layer_names
+        ('hidden1',)
+        >>> build("mlp", width=4, hiden=[8])
+        Traceback (most recent call last):
+        auxtasks.errors.BackboneError: mlp: no argument "hiden". Allowed: width, hidden, seed. Did you mean "hidden"?
+    """
+    family, given = _expand(name, arguments)
+    known = builders()
+    if family not in known:
+        allowed = (*sorted(known), f"{SHORTHAND}NAME")
+        raise BackboneError(
+            f'there is no backbone "{name}". Allowed: {", ".join(allowed)}.{did_you_mean(name, sorted(known))}'
+        )
+    builder = known[family]
+    problems = list(_problems(inspect.signature(builder).parameters, typing.get_type_hints(builder), given))
+    if problems:
+        raise BackboneError("\n".join(f"{family}: {problem}" for problem in problems))
+    return builder(**given)
+
+
+def _expand(name: str, arguments: Mapping[str, object]) -> tuple[str, dict[str, object]]:
+    """Turn the shorthand ``timm/NAME`` into the family and its argument."""
+    if not name.startswith(SHORTHAND):
+        return name, dict(arguments)
+    if "name" in arguments:
+        raise BackboneError(f'the model is named twice: "{name}" and name={arguments["name"]!r}.')
+    return "timm", {"name": name.removeprefix(SHORTHAND), **arguments}
+
+
+def _problems(
+    parameters: Mapping[str, inspect.Parameter], hints: Mapping[str, object], given: Mapping[str, object]
+) -> Iterator[str]:
+    """Yield one line for each argument that is unknown, wrongly typed or missing."""
+    for name, value in given.items():
+        if name not in parameters:
+            yield f'no argument "{name}". Allowed: {", ".join(parameters)}.{did_you_mean(name, parameters)}'
+        elif not _fits(value, hints[name]):
+            yield f"{name} must be {_describe(hints[name])}, found {value!r}."
+    for name, parameter in parameters.items():
+        if parameter.default is inspect.Parameter.empty and name not in given:
+            yield f'the argument "{name}" is missing. Allowed: {", ".join(parameters)}.'
+
+
+def _fits(value: object, hint: object) -> bool:
+    """Whether a value, such as YAML gives, is of an annotated type.
+
+    Example:
+        >>> _fits([1, 2], collections.abc.Sequence[int]), _fits("12", collections.abc.Sequence[int]), _fits(True, int)
+        (True, False, False)
+    """
+    origin = typing.get_origin(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(_fits(value, option) for option in typing.get_args(hint))
+    if origin is collections.abc.Sequence:
+        (item,) = typing.get_args(hint)
+        return isinstance(value, list | tuple) and all(_fits(entry, item) for entry in value)
+    if isinstance(value, bool):  # Python's bool is an int, a recipe's is not
+        return hint is bool
+    if hint is float:
+        return isinstance(value, int | float)
+    return isinstance(hint, type) and isinstance(value, hint)
+
+
+def _describe(hint: object) -> str:
+    """Write a type as a reader of recipes knows it.
+
+    Example:
+        >>> _describe(collections.abc.Sequence[int]), _describe(str | None)
+        ('a list of int', 'str or nothing')
+    """
+    origin = typing.get_origin(hint)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_describe(option) for option in typing.get_args(hint))
+    if origin is collections.abc.Sequence:
+        return f"a list of {_describe(typing.get_args(hint)[0])}"
+    if hint is type(None):
+        return "nothing"
+    return hint.__name__ if isinstance(hint, type) else str(hint)

@@ -1,0 +1,1 @@
+"""Data: anything turned into checked columns, decoded once, drawn by a plan that is computed and not replayed."""

@@ -1,0 +1,140 @@
+"""From a plan to batches: our own loader from end to end, the same batches for any number of workers or processes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from auxtasks.data.plan import BatchPlan, Pick
+from auxtasks.errors import TrainingError
+from auxtasks.seeding import generator
+
+__all__ = ["Feed", "Records", "Shard", "read"]
+
+Item = TypeVar("Item")
+Batch = TypeVar("Batch")
+
+
+class Records(Protocol):
+    """Anything with numbered records, such as an `ImageTable`."""
+
+    def __len__(self) -> int: ...
+
+    def record(self, index: int) -> Mapping[str, Any]:
+        """Return one record by its number."""
+        ...
+
+
+def read(records: Records, row: int) -> dict[str, Any]:
+    """Return one record with its ``row`` in it: what tells two unlabelled items apart."""
+    return {**records.record(row), "row": row}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """Which part of every global batch a process computes, and in how many micro-batches.
+
+    Attributes:
+        rank: of this process, beginning with 0.
+        processes: how many there are.
+        accumulation: micro-batches of an optimizer step.
+    """
+
+    rank: int = 0
+    processes: int = 1
+    accumulation: int = 1
+
+    def micro_batches(self, picks: Sequence[Pick]) -> list[list[Pick]]:
+        """Split a global batch: micro-batch by micro-batch, and each of them over the processes in order of rank.
+
+        Raises:
+            TrainingError: the batch cannot be split evenly; says by how much it is off.
+
+        Example:
+            >>> picks = [Pick(row, 0, row) for row in range(8)]
+            >>> [[p.row for p in part] for part in Shard(rank=1, processes=2, accumulation=2).micro_batches(picks)]
+            [[2, 3], [6, 7]]
+        """
+        parts = self.processes * self.accumulation
+        if len(picks) % parts:
+            raise TrainingError(
+                f"a global batch of {len(picks)} items cannot be split evenly over {self.processes} processes x "
+                f"{self.accumulation} micro-batches: make the batch size a multiple of {parts}."
+            )
+        size = len(picks) // parts
+        starts = [(micro * self.processes + self.rank) * size for micro in range(self.accumulation)]
+        return [list(picks[start : start + size]) for start in starts]
+
+
+@dataclasses.dataclass(frozen=True)
+class Feed(Generic[Item, Batch]):
+    """Where the training loop gets its batches from.
+
+    Attributes:
+        records: the data, read by row.
+        plan: which rows make a step.
+        transform: (record, rng) to item; runs in the workers with the item's own random numbers.
+        collate: items to batch; picklable.
+        seed: the run's seed.
+        workers: processes that read and transform; 0 does it in this process.
+    """
+
+    records: Records
+    plan: BatchPlan
+    transform: Callable[[Mapping[str, Any], np.random.Generator], Item]
+    collate: Callable[[Sequence[Item]], Batch]
+    seed: int
+    workers: int = 0
+
+    def batches(self, start: int, stop: int, shard: Shard) -> Iterator[Batch]:
+        """Yield the micro-batches of steps `start` to `stop` - 1 for one process, in order."""
+        sampler = _StepSampler(self.plan, start, stop, shard)
+        items = _PlannedItems(self.records, self.transform, self.seed)
+        loader: DataLoader[Any] = DataLoader(
+            items,
+            batch_sampler=sampler,
+            collate_fn=self.collate,
+            num_workers=self.workers,
+            # Its own generator: without one the loader draws a seed from torch's global generator.
+            generator=torch.Generator(),
+        )
+        return iter(loader)
+
+
+class _PlannedItems(Dataset[Item]):
+    """Reads and transforms picks; each item gets the generator of its (epoch, number)."""
+
+    def __init__(
+        self,
+        records: Records,
+        transform: Callable[[Mapping[str, Any], np.random.Generator], Item],
+        seed: int,
+    ) -> None:
+        self._records = records
+        self._transform = transform
+        self._seed = seed
+
+    def __getitem__(self, pick: Pick) -> Item:
+        rng = generator(self._seed, "transform", pick.epoch, pick.number)
+        return self._transform(read(self._records, pick.row), rng)
+
+
+class _StepSampler(Sampler[list[Pick]]):
+    """Yields one list of picks for each micro-batch of all remaining steps: one iterator a run."""
+
+    def __init__(self, plan: BatchPlan, start: int, stop: int, shard: Shard) -> None:
+        self._plan = plan
+        self._steps = range(start, stop)
+        self._shard = shard
+
+    def __iter__(self) -> Iterator[list[Pick]]:
+        for step in self._steps:
+            yield from self._shard.micro_batches(self._plan.batch(step))
+
+    def __len__(self) -> int:
+        return len(self._steps) * self._shard.accumulation

@@ -1,0 +1,199 @@
+"""Which items make step s: computed from the step's number, never replayed.
+
+A plan has no state. A run that resumes at step 7,000 asks for step 7,000; N processes ask for the same global batch and
+each takes its share. So the order of the data is the same for any number of processes, workers and interruptions.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from auxtasks.errors import DataError
+from auxtasks.seeding import generator
+
+__all__ = ["BatchPlan", "EpochPlan", "IdentityPlan", "Pick"]
+
+
+class Pick(NamedTuple):
+    """One item of a step: the row to read, and the (epoch, number) that its own random numbers are made from."""
+
+    row: int
+    epoch: int
+    number: int
+
+
+class BatchPlan(Protocol):
+    """A pure function from a step's number to its global batch."""
+
+    @property
+    def batch_size(self) -> int:
+        """Items in every global batch."""
+        ...
+
+    def batch(self, step: int) -> list[Pick]:
+        """Return the items of a step, in order."""
+        ...
+
+
+class EpochPlan:
+    """Every item once an epoch, in a fresh random order; batches run on across the end of an epoch.
+
+    Args:
+        items: number of items.
+        batch_size: of the global batch; it may be larger than `items`.
+        seed: the run's seed.
+        shuffle: False keeps the order of the rows.
+
+    Raises:
+        DataError: no items, or no batch.
+
+    Example:
+        >>> plan = EpochPlan(items=3, batch_size=2, seed=0)
+        >>> rows = [pick.row for step in range(3) for pick in plan.batch(step)]
+        >>> (sorted(rows[:3]), sorted(rows[3:]))
+        ([0, 1, 2], [0, 1, 2])
+    """
+
+    def __init__(self, items: int, batch_size: int, seed: int, *, shuffle: bool = True) -> None:
+        if items < 1 or batch_size < 1:
+            raise DataError(f"a plan needs items and a batch size of at least 1, found {items} and {batch_size}.")
+        self._items = items
+        self._batch_size = batch_size
+        self._order = _Permutations(items, seed, "order") if shuffle else None
+
+    @property
+    def batch_size(self) -> int:
+        """Items in every global batch."""
+        return self._batch_size
+
+    def batch(self, step: int) -> list[Pick]:
+        """Return the items of a step, in order."""
+        positions = range(step * self._batch_size, (step + 1) * self._batch_size)
+        return [self._pick(*divmod(position, self._items)) for position in positions]
+
+    def _pick(self, epoch: int, offset: int) -> Pick:
+        row = self._order.item(epoch, offset) if self._order else offset
+        return Pick(row, epoch, row)
+
+
+class IdentityPlan:
+    """P identities with K photos each, so that a batch holds pairs of the same person and of different people.
+
+    Every identity with two or more photos comes up once an epoch, in a fresh random order, with K of its photos drawn
+    anew. One with fewer than K photos shows each of them as evenly as can be; the copies differ by augmentation. People
+    with a single photo, and rows without a label, fill a fixed share of the places: two augmentations of one photo are
+    then the positive pair. When nobody has two photos, they fill all places.
+
+    Args:
+        labels: (N,) identity of each row; negative means unlabelled, each such row an identity of its own.
+        identities: P, people in a batch.
+        photos: K, photos of each.
+        seed: the run's seed.
+        single_share: share of the P places for people with one photo.
+
+    Raises:
+        DataError: fewer than two people, so that no pair of different people exists; P or K too small.
+
+    Example:
+        >>> plan = IdentityPlan([0, 0, 0, 1, 1], identities=2, photos=2, seed=0)
+        >>> sorted(plan.label_of(pick.row) for pick in plan.batch(0))
+        [0, 0, 1, 1]
+    """
+
+    def __init__(
+        self,
+        labels: Sequence[int] | NDArray[np.int64],
+        identities: int,
+        photos: int,
+        seed: int,
+        *,
+        single_share: float = 0.0,
+    ) -> None:
+        if identities < 2 or photos < 2:
+            raise DataError(f"pairs need at least 2 people with 2 photos a batch, found {identities} x {photos}.")
+        if not 0 <= single_share <= 1:
+            raise DataError(f"single_share is a share between 0 and 1, found {single_share}.")
+        self._labels = np.asarray(labels, dtype=np.int64)
+        self._photos = photos
+        self._seed = seed
+        groups = _rows_by_identity(self._labels)
+        if len(groups) < 2:
+            raise DataError(
+                f"found {len(groups)} person in {len(self._labels)} photos: without a second person there is no pair "
+                "of different people. Check the label column, or add people."
+            )
+        several = [rows for rows in groups if len(rows) > 1]
+        single = [rows for rows in groups if len(rows) == 1]
+        single_places = round(identities * single_share) if several else identities
+        if not single:
+            single_places = 0
+        self._pools = [
+            _Pool(several, identities - single_places, seed, "several"),
+            _Pool(single, single_places, seed, "single"),
+        ]
+
+    @property
+    def batch_size(self) -> int:
+        """Photos in every global batch: P times K."""
+        return self._photos * sum(pool.places for pool in self._pools)
+
+    def label_of(self, row: int) -> int:
+        """Return a row's label."""
+        return int(self._labels[row])
+
+    def batch(self, step: int) -> list[Pick]:
+        """Return the photos of a step, person by person."""
+        return [
+            pick for pool in self._pools for place in range(pool.places) for pick in self._person(pool, step, place)
+        ]
+
+    def _person(self, pool: _Pool, step: int, place: int) -> list[Pick]:
+        epoch, offset = divmod(step * pool.places + place, len(pool.groups))
+        rows = pool.groups[pool.order.item(epoch, offset)]
+        # The first row is the same in every process and names the person, whatever else is in the pool.
+        rng = generator(self._seed, "photos", epoch, int(rows[0]))
+        return [
+            Pick(int(row), epoch, int(rows[0]) * self._photos + k)
+            for k, row in enumerate(_draw_evenly(rows, self._photos, rng))
+        ]
+
+
+class _Pool:
+    """People who take turns in a number of places of every batch."""
+
+    def __init__(self, groups: list[NDArray[np.int64]], places: int, seed: int, name: str) -> None:
+        self.groups = groups
+        self.places = places
+        self.order = _Permutations(len(groups), seed, f"people/{name}")
+
+
+class _Permutations:
+    """A permutation for every epoch; the last two are kept, since a batch can touch two epochs."""
+
+    def __init__(self, items: int, seed: int, purpose: str) -> None:
+        self._of_epoch = functools.lru_cache(maxsize=2)(
+            lambda epoch: generator(seed, purpose, epoch).permutation(items)
+        )
+
+    def item(self, epoch: int, offset: int) -> int:
+        return int(self._of_epoch(epoch)[offset])
+
+
+def _rows_by_identity(labels: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Group row numbers by label, each unlabelled row for itself, ordered by label and row."""
+    order = np.argsort(labels, kind="stable")
+    known = order[labels[order] >= 0]
+    starts = np.flatnonzero(np.diff(labels[known], prepend=-1))
+    groups = np.split(known, starts[1:]) if len(known) else []
+    return [*groups, *(np.array([row]) for row in order[labels[order] < 0])]
+
+
+def _draw_evenly(rows: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw `count` rows so that none is drawn twice more often than another."""
+    rounds = [rng.permutation(rows) for _ in range(-(-count // len(rows)))]
+    return np.concatenate(rounds)[:count]

@@ -1,0 +1,1 @@
+"""Features: the outputs of layers, computed in one pass and kept."""

@@ -1,0 +1,6 @@
+"""Auxiliary tasks: what a backbone is pretrained on."""
+
+from auxtasks.tasks.base import AuxTask, Evaluator
+from auxtasks.tasks.face_pairs import FacePairs
+
+__all__ = ["AuxTask", "Evaluator", "FacePairs"]

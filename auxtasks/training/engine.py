@@ -1,0 +1,440 @@
+"""The one training loop. It knows no task: it asks an `Objective` for losses and a `Feed` for batches.
+
+Pretraining, layer-wise training and fine-tuning all run through here. Every number it draws is a function of (seed,
+step, micro-batch, rank), the learning rate is a function of the step, and the data is a function of the step: so a run
+that was killed and resumed ends with the weights of one that was not, bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+
+from auxtasks import checkpoint
+from auxtasks.data.loaders import Feed, Shard
+from auxtasks.errors import NonFiniteError, TrainingError
+from auxtasks.seeding import torch_seed
+from auxtasks.training.objective import Objective, StepOutput
+from auxtasks.training.optim import (
+    OptimizerSettings,
+    build_optimizer,
+    named_state,
+    restore_state,
+    schedule_factor,
+)
+from auxtasks.training.store import CheckpointStore
+from auxtasks.training.tracking import Meter, MetricsLog, ProgressBar
+
+__all__ = ["LoopSettings", "Phase", "TrainingResult", "train"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A stretch of training with one choice of what trains.
+
+    Attributes:
+        steps: optimizer steps.
+        begin: called on the bare objective before the phase, to freeze and unfreeze; None leaves all as it is.
+        rate_scale: share of the learning rate by parameter name, for rates by depth.
+        name: for the progress bar and the metrics.
+    """
+
+    steps: int
+    begin: Callable[[Objective], None] | None = None
+    rate_scale: Callable[[str], float] | None = None
+    name: str = "train"
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopSettings:
+    """How the loop runs. Only `mixed_precision` and, by rounding, `accumulation` change what is computed.
+
+    Attributes:
+        accumulation: micro-batches of a step.
+        mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"`` (GPU only).
+        log_every, validate_every, checkpoint_every: in steps; 0 is never. The last step always does all three.
+        keep_checkpoints: how many of the newest stay.
+        trackers: names that Accelerate knows, such as ``"tensorboard"``.
+        device: ``"cpu"`` stays off a GPU that is there.
+        show_progress: False never draws a bar.
+    """
+
+    accumulation: int = 1
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    log_every: int = 50
+    validate_every: int = 0
+    checkpoint_every: int = 0
+    keep_checkpoints: int = 2
+    trackers: tuple[str, ...] = ()
+    device: Literal["auto", "cpu"] = "auto"
+    show_progress: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingResult:
+    """What a run ended with.
+
+    Attributes:
+        steps: optimizer steps in all, those of earlier, interrupted runs included.
+        metrics: of the last log line, and of the last validation under ``validation/``.
+        seconds: of this process, without earlier, interrupted runs.
+        samples_per_second: of this process, over all processes.
+    """
+
+    steps: int
+    metrics: dict[str, float]
+    seconds: float
+    samples_per_second: float
+
+
+def train(
+    objective: Objective,
+    feed: Feed[Any, Any],
+    phases: Sequence[Phase],
+    *,
+    seed: int,
+    optimizer: OptimizerSettings | None = None,
+    loop: LoopSettings | None = None,
+    folder: Path | None = None,
+    identity: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    validate: Callable[[], Mapping[str, float]] | None = None,
+) -> TrainingResult:
+    """Train an objective in place, phase by phase; resume when the folder holds a checkpoint of the same run.
+
+    Args:
+        objective: what is trained.
+        feed: where its batches come from.
+        phases: what trains when.
+        seed: of everything random inside the network (dropout, sampling).
+        optimizer: see `OptimizerSettings`.
+        loop: see `LoopSettings`.
+        folder: run folder for ``checkpoints/`` and ``metrics.jsonl``; None keeps nothing on disk.
+        identity: JSON values that must be the same for a resume to be allowed.
+        provenance: JSON values for the manifests of what is saved.
+        validate: returns metrics of the objective as it then is; called on every process.
+
+    Raises:
+        NonFiniteError: the loss or the gradient is NaN or infinite; the last good checkpoint is kept.
+        CheckpointError: the folder holds a damaged checkpoint, or one of another run.
+        TrainingError: settings that cannot be met, such as accumulation for a task that compares items.
+    """
+    state = torch.random.get_rng_state()
+    try:
+        return _Loop(
+            objective,
+            feed,
+            phases,
+            seed=seed,
+            optimizer=optimizer or OptimizerSettings(),
+            settings=loop or LoopSettings(),
+            folder=folder,
+            identity=identity or {},
+            provenance=provenance or {},
+            validate=validate,
+        ).run()
+    finally:
+        torch.random.set_rng_state(state)
+
+
+class _Loop:
+    """One call of `train`: what all its steps share."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        feed: Feed[Any, Any],
+        phases: Sequence[Phase],
+        *,
+        seed: int,
+        optimizer: OptimizerSettings,
+        settings: LoopSettings,
+        folder: Path | None,
+        identity: Mapping[str, Any],
+        provenance: Mapping[str, Any],
+        validate: Callable[[], Mapping[str, float]] | None,
+    ) -> None:
+        _check_settings(objective, settings)
+        self.objective = objective
+        self.feed = feed
+        self.phases = phases
+        self.seed = seed
+        self.optimizer_settings = optimizer
+        self.settings = settings
+        self.provenance = provenance
+        self.validate = validate
+        self.accelerator = _accelerator(settings, folder)
+        self.shard = Shard(self.accelerator.process_index, self.accelerator.num_processes, settings.accumulation)
+        self.shard.micro_batches(feed.plan.batch(0))  # refuses a batch that cannot be split before anything is done
+        self.store = CheckpointStore(folder / "checkpoints", settings.keep_checkpoints) if folder else None
+        self.log = MetricsLog(folder / "metrics.jsonl" if folder and self.accelerator.is_main_process else None)
+        self.identity = {**identity, "seed": seed, "steps": [phase.steps for phase in phases],
+                         "optimizer": dataclasses.asdict(optimizer), "mixed_precision": settings.mixed_precision,
+                         "accumulation": settings.accumulation, "batch_size": feed.plan.batch_size}  # fmt: skip
+        self.metrics: dict[str, float] = {}
+        self.window = _Window()
+        self.first_bad_step: Tensor | None = None
+        # Inside the gradient, so that it is not too small for half precision; `_finish_gradients` corrects it exactly.
+        self.divisor = feed.plan.batch_size / self.shard.processes
+
+    @property
+    def total(self) -> int:
+        return sum(phase.steps for phase in self.phases)
+
+    def run(self) -> TrainingResult:
+        start, carried = self._resume()
+        began = time.perf_counter()
+        meter = Meter()
+        with ProgressBar(
+            "training", self.total, start, shown=self.settings.show_progress and self.accelerator.is_main_process
+        ) as bar:
+            phase_start = 0
+            for phase in self.phases:
+                phase_end = phase_start + phase.steps
+                if start < phase_end:
+                    carried = self._run_phase(phase, phase_start, max(start, phase_start), carried, meter, bar)
+                phase_start = phase_end
+        self.accelerator.end_training()
+        return TrainingResult(
+            steps=self.total,
+            metrics=self.metrics,
+            seconds=time.perf_counter() - began,
+            samples_per_second=meter.read()["samples_per_second"],
+        )
+
+    def _run_phase(
+        self, phase: Phase, phase_start: int, start: int, carried: Mapping[str, Tensor], meter: Meter, bar: ProgressBar
+    ) -> dict[str, Tensor]:
+        """Train one phase; return the optimizer's state by parameter name for the next."""
+        if phase.begin:
+            phase.begin(self.objective)
+        named = list(self.objective.named_parameters())
+        bare_optimizer = build_optimizer(named, self.optimizer_settings, phase.rate_scale)
+        # Prepared anew in every phase: DDP would not synchronise what was frozen when it wrapped the module.
+        model, optimizer = self.accelerator.prepare(self.objective, bare_optimizer)
+        restore_state(bare_optimizer, self.objective.named_parameters(), carried)
+        batches = self.feed.batches(start, phase_start + phase.steps, self.shard)
+        model.train()
+        for step in range(start, phase_start + phase.steps):
+            self._set_learning_rate(bare_optimizer, step - phase_start, phase.steps)
+            last = step + 1 == self.total
+            due = _is_due(step + 1, self.settings.log_every) or last
+            self.objective.log_metrics = due
+            waited = self._step(model, optimizer, batches, step)
+            meter.add(self.feed.plan.batch_size, waited)
+            bar.advance(self._log(step + 1, phase, meter) if due else None)
+            if self.validate and (_is_due(step + 1, self.settings.validate_every) or last):
+                self._validate(step + 1)
+                model.train()
+            if self.store and (_is_due(step + 1, self.settings.checkpoint_every) or last):
+                self._write_checkpoint(step + 1, bare_optimizer)
+        state = named_state(bare_optimizer, self.objective.named_parameters())
+        self.objective = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        self.accelerator.free_memory()
+        return state
+
+    def _step(self, model: nn.Module, optimizer: Any, batches: Iterator[Any], step: int) -> float:
+        """Do one optimizer step; return the seconds that were waited for data."""
+        optimizer.zero_grad()
+        waited = 0.0
+        totals: Tensor | None = None
+        for micro in range(self.shard.accumulation):
+            asked = time.perf_counter()
+            batch = send_to_device(next(batches), self.accelerator.device)
+            waited += time.perf_counter() - asked
+            torch.manual_seed(torch_seed(self.seed, "forward", step, micro, self.shard.rank))
+            synchronises = micro + 1 == self.shard.accumulation
+            with _maybe_no_sync(self.accelerator, model, synchronises):
+                output: StepOutput = model(batch)
+                self.accelerator.backward(output.loss_sum / self.divisor)
+            pair = torch.stack([output.loss_sum.detach().float(), output.weight.detach().float()])
+            totals = pair if totals is None else totals + pair
+            self.window.add_metrics(output)
+        assert totals is not None  # accumulation is at least 1
+        totals = self.accelerator.reduce(totals, reduction="sum")
+        self._finish_gradients(totals, step)
+        optimizer.step()
+        self.window.add_loss(totals)
+        return waited
+
+    def _finish_gradients(self, totals: Tensor, step: int) -> None:
+        """Divide by the weight of the whole step, check, and clip."""
+        parameters = [p for p in self.objective.parameters() if p.grad is not None]
+        # DDP has averaged over processes what was divided by batch_size / processes: this makes it sum / weight.
+        factor = self.feed.plan.batch_size / totals[1]
+        if self.accelerator.device.type != "cpu" or float(factor) != 1.0:
+            for parameter in parameters:
+                parameter.grad.mul_(factor)  # type: ignore[union-attr]
+        limit = self.optimizer_settings.clip_norm
+        norm = self.accelerator.clip_grad_norm_(parameters, float("inf") if limit is None else limit)
+        # A gradient that overflows float16 is normal: the scaler skips that step.
+        finite = torch.isfinite(totals[0]) & (torch.isfinite(norm) if self.accelerator.scaler is None else True)
+        bad = torch.where(finite, -1, step + 1)
+        earlier = self.first_bad_step
+        self.first_bad_step = bad if earlier is None else torch.where(earlier < 0, bad, earlier)
+        if self.accelerator.device.type == "cpu":
+            self._check_finite()
+
+    def _check_finite(self) -> None:
+        """Raise if any step so far was not finite. On a GPU this waits for it, hence only before something is kept."""
+        step = -1 if self.first_bad_step is None else int(self.first_bad_step)
+        if step >= 0:
+            newest = self.store.newest() if self.store else None
+            kept = f" The last good checkpoint is {newest}." if newest else ""
+            raise NonFiniteError(
+                f"the loss or its gradient is not finite at step {step}. Lower the learning rate "
+                f"(now {self.optimizer_settings.learning_rate}), lengthen the warm-up, or look for broken inputs.{kept}"
+            )
+
+    def _set_learning_rate(self, optimizer: torch.optim.Optimizer, step: int, total: int) -> None:
+        settings = self.optimizer_settings
+        warmup = min(settings.warmup_steps, total // 2)
+        factor = schedule_factor(step, total=total, warmup=warmup, schedule=settings.schedule)
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * group["rate_scale"] * factor
+
+    def _log(self, step: int, phase: Phase, meter: Meter) -> str:
+        self._check_finite()
+        values = {**self.window.read(self.accelerator), **meter.read()}
+        self.window = _Window()
+        self.metrics.update(values)
+        self.log.write(step, phase.name, values)
+        self.accelerator.log(values, step=step)
+        return (
+            f"loss {values['loss']:.4f}  {values['samples_per_second']:.0f}/s  "
+            f"waiting for data {values['data_wait_share']:.0%}"
+        )
+
+    def _validate(self, step: int) -> None:
+        assert self.validate is not None  # the caller asked
+        self.objective.eval()
+        with torch.no_grad():
+            values = dict(self.validate())
+        self.metrics.update({f"validation/{name}": value for name, value in values.items()})
+        self.log.write(step, "validation", values)
+        self.accelerator.log({f"validation/{name}": value for name, value in values.items()}, step=step)
+
+    def _write_checkpoint(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        self._check_finite()
+        assert self.store is not None  # the caller asked
+        if self.accelerator.is_main_process:
+            self.store.write(step, lambda folder: self._fill_checkpoint(folder, step, optimizer))
+        self.accelerator.wait_for_everyone()
+
+    def _fill_checkpoint(self, folder: Path, step: int, optimizer: torch.optim.Optimizer) -> None:
+        self.objective.save(folder, {**self.provenance, "steps": step, "seed": self.seed})
+        training = folder / "training"
+        training.mkdir()
+        state = named_state(optimizer, self.objective.named_parameters())
+        checkpoint.write_tensors(training / "optimizer.safetensors", state)
+        scaler = self.accelerator.scaler
+        checkpoint.write_json(
+            training / "state.json",
+            {
+                "schema": checkpoint.SCHEMA_VERSION,
+                "step": step,
+                "processes": self.shard.processes,
+                "identity": self.identity,
+                "scaler": scaler.state_dict() if scaler else None,
+                "metrics": {name: value for name, value in self.metrics.items() if value == value},
+                "versions": {"torch": torch.__version__},
+            },
+        )
+
+    def _resume(self) -> tuple[int, dict[str, Tensor]]:
+        """Return the step to begin with and the optimizer's state, both from the newest checkpoint if there is one."""
+        newest = self.store.newest() if self.store else None
+        if newest is None:
+            return 0, {}
+        state = checkpoint.read_json(newest / "training" / "state.json")
+        CheckpointStore.check_identity(state["identity"], _as_json(self.identity), newest)
+        self.objective.restore(newest)
+        if self.accelerator.scaler and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.metrics.update(state["metrics"])
+        step = int(state["step"])
+        self.log.rewind(to_step=step)
+        return step, checkpoint.read_tensors(newest / "training" / "optimizer.safetensors")
+
+
+class _Window:
+    """Sums since the last log line, left on the device so that no step waits for them."""
+
+    def __init__(self) -> None:
+        self._loss: list[Tensor] = []
+        self._metrics: dict[str, Tensor] = {}
+        self._weight: Tensor | None = None
+
+    def add_loss(self, totals: Tensor) -> None:
+        self._loss.append(totals)
+
+    def add_metrics(self, output: StepOutput) -> None:
+        if not output.metrics:
+            return
+        weight = output.weight.detach().float()
+        self._weight = weight if self._weight is None else self._weight + weight
+        for name, value in output.metrics.items():
+            weighted = value.detach().float() * weight
+            self._metrics[name] = self._metrics[name] + weighted if name in self._metrics else weighted
+
+    def read(self, accelerator: Accelerator) -> dict[str, float]:
+        loss_sum, weight_sum = torch.stack(self._loss).sum(dim=0).tolist()
+        values = {"loss": loss_sum / weight_sum}
+        if self._weight is not None:
+            names = sorted(self._metrics)
+            sums = accelerator.reduce(
+                torch.stack([*(self._metrics[name] for name in names), self._weight]), reduction="sum"
+            ).tolist()
+            values.update({name: total / sums[-1] for name, total in zip(names, sums[:-1], strict=True)})
+        return values
+
+
+def _check_settings(objective: Objective, settings: LoopSettings) -> None:
+    if settings.accumulation < 1:
+        raise TrainingError(f"accumulation is a number of micro-batches, at least 1, found {settings.accumulation}.")
+    if settings.accumulation > 1 and objective.compares_items:
+        raise TrainingError(
+            f"{type(objective).__name__} compares the items of a batch, so a batch cut into {settings.accumulation} "
+            "micro-batches would be another objective (their gradients differ by a quarter and more). Use "
+            "accumulation=1, with a smaller batch or more processes."
+        )
+
+
+def _accelerator(settings: LoopSettings, folder: Path | None) -> Accelerator:
+    """Make this run's Accelerator; an earlier run in this process may have had another precision."""
+    AcceleratorState._reset_state(reset_partial_state=False)
+    accelerator = Accelerator(
+        mixed_precision=settings.mixed_precision,
+        cpu=settings.device == "cpu",
+        log_with=list(settings.trackers) or None,
+        project_dir=str(folder) if folder else None,
+    )
+    if settings.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise TrainingError('mixed_precision="fp16" needs a GPU; on a CPU use "bf16" or "no".')
+    if settings.trackers:
+        accelerator.init_trackers("auxtasks")
+    return accelerator
+
+
+def _maybe_no_sync(accelerator: Accelerator, model: nn.Module, synchronises: bool) -> Any:
+    return contextlib.nullcontext() if synchronises else accelerator.no_sync(model)
+
+
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _as_json(value: Mapping[str, Any]) -> Any:
+    """Return a value as it comes back from JSON: tuples become lists."""
+    return json.loads(json.dumps(value))

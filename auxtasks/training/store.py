@@ -1,0 +1,69 @@
+"""The checkpoints of one run: which is the newest whole one, and which may go."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from auxtasks import checkpoint
+from auxtasks.errors import CheckpointError
+
+__all__ = ["CheckpointStore"]
+
+_NAME = re.compile(r"step-(\d{8})")
+
+
+class CheckpointStore:
+    """Folders ``step-00000500`` below one folder; each is whole, since it was renamed into place.
+
+    Args:
+        folder: ``checkpoints`` of a run folder.
+        keep: how many of the newest stay.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self._folder = folder
+        self._keep = keep
+
+    def steps(self) -> list[int]:
+        """Return the steps that have a checkpoint, oldest first."""
+        if not self._folder.is_dir():
+            return []
+        matches = [_NAME.fullmatch(path.name) for path in self._folder.iterdir()]
+        return sorted(int(match[1]) for match in matches if match)
+
+    def place(self, step: int) -> Path:
+        """Return the folder of a step."""
+        return self._folder / f"step-{step:08d}"
+
+    def newest(self) -> Path | None:
+        """Return the newest checkpoint's folder."""
+        steps = self.steps()
+        return self.place(steps[-1]) if steps else None
+
+    def write(self, step: int, fill: Callable[[Path], None]) -> Path:
+        """Write a checkpoint as a whole, then drop all but the newest ones."""
+        with checkpoint.atomic_folder(self.place(step)) as temporary:
+            fill(temporary)
+        for old in self.steps()[: -self._keep]:
+            shutil.rmtree(self.place(old))
+        return self.place(step)
+
+    @staticmethod
+    def check_identity(found: Mapping[str, Any], asked: Mapping[str, Any], place: Path) -> None:
+        """Refuse to resume with other settings.
+
+        Raises:
+            CheckpointError: lists what differs, with both values.
+        """
+        names = sorted({*found, *asked})
+        differing = [f"{name}: {found.get(name)!r} there, {asked.get(name)!r} asked" for name in names
+                     if found.get(name) != asked.get(name)]  # fmt: skip
+        if differing:
+            raise CheckpointError(
+                f"{place} was written with other settings: {'; '.join(differing)}. Resume with the same settings, or "
+                "choose another output folder."
+            )

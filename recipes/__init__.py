@@ -1,0 +1,1 @@
+"""Recipes and the command line: the only place that knows names and files."""

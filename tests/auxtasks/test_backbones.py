@@ -1,0 +1,482 @@
+"""What every backbone promises: cut, read, freeze, save and build, on the smallest model of each family."""
+
+import copy
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from auxtasks import checkpoint
+from auxtasks.backbones import Backbone, InputSpec, build, builders, convnet, facenet, mlp, pool_layer, timm_backbone
+from auxtasks.backbones import __all__ as public_names
+from auxtasks.errors import BackboneError, CheckpointError, InputMismatchError, LayerError
+
+SMALL: dict[str, Callable[..., Backbone]] = {
+    "convnet": lambda seed=0: convnet(size=24, widths=[8, 16], blocks=[1, 2], embedding=12, seed=seed),
+    "mlp": lambda seed=0: mlp(width=6, hidden=[8, 5], seed=seed),
+    "facenet": lambda seed=0: facenet(size=80, seed=seed),
+    "resnet": lambda seed=0: timm_backbone("test_resnet", size=64, seed=seed),
+    "convnext": lambda seed=0: timm_backbone("test_convnext", size=64, channels=1, seed=seed),
+    "vit": lambda seed=0: timm_backbone("test_vit", size=64, seed=seed),  # class token, norm before pooling
+    "vit_registers": lambda seed=0: timm_backbone("test_vit3", size=64, seed=seed),  # registers, attention pooling
+    "vit_mean": lambda seed=0: timm_backbone("test_vit2", size=64, seed=seed),  # norm after pooling
+}
+READ_ONLY: dict[str, Callable[..., Backbone]] = {
+    "efficientnet": lambda seed=0: timm_backbone("test_efficientnet", size=64, seed=seed),
+}
+cuttable = pytest.mark.parametrize("family", SMALL)
+every = pytest.mark.parametrize("family", [*SMALL, *READ_ONLY])
+
+
+def small(family: str, seed: int = 0) -> Backbone:
+    return {**SMALL, **READ_ONLY}[family](seed=seed)
+
+
+def stir(backbone: Backbone) -> Backbone:
+    """Move every weight and statistic: a zero-initialised branch would make two different networks agree."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for tensor in [*backbone.parameters(), *backbone.buffers()]:
+            if tensor.is_floating_point():
+                tensor.add_(0.02 * (torch.rand(tensor.shape, generator=generator) - 0.5))
+    return backbone
+
+
+def batch(backbone: Backbone, items: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(2)
+    return backbone.input.normalize(torch.rand(items, *backbone.input.shape, generator=generator))
+
+
+def count_stages(backbone: Backbone) -> list[str]:
+    """Make the backbone write down each stage that it computes."""
+    computed: list[str] = []
+
+    def counted(stage):
+        def apply(module: nn.Module, x: Tensor) -> Tensor:
+            computed.append(stage.name)
+            return stage.apply(module, x)
+
+        return dataclasses.replace(stage, apply=apply)
+
+    backbone.stages = tuple(counted(stage) for stage in backbone.stages)
+    return computed
+
+
+# Cuts
+
+
+@cuttable
+def test_lower_and_upper_make_the_library_s_own_forward(family):
+    backbone = stir(small(family)).eval()
+    x = batch(backbone)
+    with torch.no_grad():
+        expected = backbone.module(x)
+        assert expected.abs().sum() > 0
+        assert torch.equal(backbone(x), expected)
+        for name in backbone.layer_names:
+            assert torch.equal(backbone.upper(name)(backbone.lower(name)(x)), expected), name
+
+
+@cuttable
+def test_no_parameter_is_without_a_stage_and_none_has_two(family):
+    backbone = small(family)
+    owned = [name for layer in backbone.layer_names for name, _ in backbone.parameters_of(layer)]
+    assert sorted(owned) == sorted(name for name, _ in backbone.module.named_parameters())
+
+
+@every
+def test_every_parameter_learns(family):
+    # Otherwise DistributedDataParallel raises at the second step.
+    backbone = stir(small(family)).train()
+    output = backbone(batch(backbone, items=4))
+    (output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum().backward()
+    assert [name for name, parameter in backbone.named_parameters() if parameter.grad is None] == []
+
+
+@cuttable
+def test_a_part_has_the_parameters_of_its_stages_and_only_those(family):
+    backbone = small(family)
+    middle = backbone.layer_names[(len(backbone.layer_names) - 1) // 2]
+    below = [parameter for layer in backbone.layer_names for _, parameter in backbone.parameters_of(layer)]
+    count = sum(
+        len(list(backbone.parameters_of(layer))) for layer in backbone.layer_names[: backbone.position(middle) + 1]
+    )
+    assert {id(p) for p in backbone.lower(middle).parameters()} == {id(p) for p in below[:count]}
+    assert {id(p) for p in backbone.upper(middle).parameters()} == {id(p) for p in below[count:]}
+    assert 0 < count < len(below)
+
+
+@every
+def test_layers_have_the_stated_width_and_equal_those_of_a_full_pass(family):
+    backbone = stir(small(family)).eval()
+    x = batch(backbone)
+    with torch.no_grad():
+        together = backbone.forward_layers(x, backbone.layer_names)
+        for name, dim in backbone.layer_dims.items():
+            alone = backbone.forward_layers(x, [name])[name]
+            assert torch.equal(alone, together[name]), name
+            assert alone.shape[1 if alone.ndim == 4 else -1] == dim, name
+    assert together[backbone.layer_names[-1]].shape == (2, backbone.output_dim)
+
+
+@cuttable
+def test_reading_stops_at_the_deepest_layer_and_computes_each_once(family):
+    backbone = small(family).eval()
+    names = backbone.layer_names
+    computed = count_stages(backbone)
+    backbone.forward_layers(batch(backbone), [names[1], names[0]])
+    assert computed == [*names[:2]]
+
+
+def test_layers_come_in_the_order_asked_for():
+    assert list(small("mlp").forward_layers(torch.ones(1, 6), ["hidden2", "hidden1"])) == ["hidden2", "hidden1"]
+
+
+@every
+def test_a_deep_copy_computes_with_its_own_weights(family):
+    backbone = small(family).eval()
+    x = batch(backbone)
+    with torch.no_grad():
+        before = backbone(x)
+        twin = copy.deepcopy(backbone)
+        stir(twin)
+        assert not torch.equal(twin(x), before)
+        assert torch.equal(backbone(x), before)
+
+
+def test_a_wrong_layer_name_is_an_error_with_a_hint():
+    with pytest.raises(LayerError, match=r'no layer "hiden1".*hidden1, hidden2\. Did you mean "hidden1"\?'):
+        small("mlp").lower("hiden1")
+
+
+# Weights and seeds
+
+
+@every
+def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generator_alone(family):
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first, again, other = small(family, seed=1), small(family, seed=1), small(family, seed=2)
+    assert torch.equal(torch.get_rng_state(), state)
+    digests = [checkpoint.tensors_digest(backbone.module.state_dict()) for backbone in (first, again, other)]
+    assert digests[0] == digests[1]
+    assert digests[0] != digests[2]
+
+
+@every
+def test_building_moves_no_statistics_and_leaves_the_module_in_training_mode(family):
+    backbone = small(family)
+    assert all(module.training for module in backbone.modules())
+    counters = [buffer for name, buffer in backbone.named_buffers() if name.endswith("num_batches_tracked")]
+    assert all(counter == 0 for counter in counters)
+
+
+# Folders
+
+
+@every
+def test_a_saved_backbone_is_read_back_to_the_bit(family, tmp_path):
+    backbone = stir(small(family, seed=4)).eval()
+    backbone.save_pretrained(tmp_path / "backbone", pretrained_on="noise", seed=9)
+    again = Backbone.from_pretrained(tmp_path / "backbone").eval()
+    x = batch(backbone)
+    with torch.no_grad():
+        assert torch.equal(again(x), backbone(x))
+    assert again.layer_dims == backbone.layer_dims
+    assert again.input == backbone.input
+    assert again.family == backbone.family
+    assert again.provenance == {"pretrained_on": "noise", "seed": 9}
+    assert "noise" in (tmp_path / "backbone" / "README.md").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["backbone"]  # no temporary folder is left
+
+
+def test_a_failed_save_leaves_the_older_folder_whole(tmp_path, monkeypatch):
+    place = tmp_path / "backbone"
+    old = small("mlp", seed=1)
+    old.save_pretrained(place)
+
+    def full_disk(path, value):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_json", full_disk)
+        with pytest.raises(CheckpointError, match=r"No space left on device\. What was there before is unchanged"):
+            small("mlp", seed=2).save_pretrained(place)
+    x = torch.ones(1, 6)
+    assert torch.equal(Backbone.from_pretrained(place)(x), old(x))
+    assert [path.name for path in tmp_path.iterdir()] == ["backbone"]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    return small("mlp").save_pretrained(tmp_path / "backbone")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "manifest.json", "config.json"])
+def test_a_missing_file_is_named(saved, name):
+    (saved / name).unlink()
+    with pytest.raises(CheckpointError, match=rf"{name} is missing: the folder .* is not complete"):
+        Backbone.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "manifest.json", "config.json"])
+def test_a_file_cut_short_is_named(saved, name):
+    content = (saved / name).read_bytes()
+    (saved / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match=rf"{name} is damaged"):
+        Backbone.from_pretrained(saved)
+
+
+def edit(path, **values):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_a_folder_of_a_newer_schema_is_refused(saved):
+    edit(saved / "manifest.json", schema=2)
+    with pytest.raises(CheckpointError, match="has schema 2; this version of auxtasks reads schema 1"):
+        Backbone.from_pretrained(saved)
+
+
+def test_a_folder_of_an_unknown_family_is_refused(saved):
+    edit(saved / "config.json", family="os.system")
+    with pytest.raises(CheckpointError, match=r"holds family 'os\.system'; known are convnet"):
+        Backbone.from_pretrained(saved)
+
+
+def test_changed_weights_are_refused(saved):
+    tensors = checkpoint.read_tensors(saved / "model.safetensors")
+    checkpoint.write_tensors(saved / "model.safetensors", {name: tensor + 1 for name, tensor in tensors.items()})
+    with pytest.raises(CheckpointError, match=r"does not match the digest in manifest\.json: it was changed"):
+        Backbone.from_pretrained(saved)
+
+
+def test_weights_that_do_not_fit_are_refused(saved):
+    edit(saved / "config.json", arguments={"width": 7, "hidden": [8, 5]})
+    with pytest.raises(CheckpointError, match=r"the weights in .* do not fit [\s\S]*size mismatch"):
+        Backbone.from_pretrained(saved)
+
+
+def test_a_place_that_is_no_folder_is_an_error(tmp_path):
+    with pytest.raises(CheckpointError, match=r"is not a folder\. A backbone is a folder with config\.json"):
+        Backbone.from_pretrained(tmp_path / "nowhere")
+
+
+# Freezing
+
+
+@pytest.mark.parametrize("family", ["resnet", "facenet", "efficientnet"])
+def test_frozen_statistics_stand_still_and_the_others_move(family):
+    backbone = small(family)
+    frozen = backbone.layer_names[:2]
+    backbone.freeze(frozen).train()
+    owned = {name for layer in frozen for name, _ in backbone.parameters_of(layer)}
+
+    def is_frozen(buffer):
+        return any(name.rpartition(".")[0] == buffer.rpartition(".")[0] for name in owned)
+
+    before = {name: buffer.clone() for name, buffer in backbone.module.named_buffers()}
+    backbone(batch(backbone, items=4))
+    moved = {name for name, buffer in backbone.module.named_buffers() if not torch.equal(buffer, before[name])}
+    still = before.keys() - moved
+    assert moved
+    assert still
+    assert {name for name in before if is_frozen(name)} == still
+
+
+@every
+def test_freeze_stops_the_named_layers_and_only_those(family):
+    backbone = small(family)
+    frozen = backbone.layer_names[:-1][-1]
+    assert backbone.freeze([frozen]).frozen == (frozen,)
+    names = {name for name, _ in backbone.parameters_of(frozen)}
+    assert names
+    assert {name for name, p in backbone.module.named_parameters() if not p.requires_grad} == names
+    backbone.freeze([])
+    assert all(parameter.requires_grad for parameter in backbone.parameters())
+
+
+def test_a_frozen_layer_stays_in_eval_mode_whatever_its_owner_is_told():
+    backbone = small("resnet").freeze(["layer1"])
+    task = nn.Sequential(backbone, nn.Linear(backbone.output_dim, 2))
+    task.eval()
+    task.train()
+    assert not any(module.training for module in backbone.module.layer1.modules())
+    assert all(module.training for module in backbone.module.layer2.modules())
+
+
+def test_freezing_a_wrong_name_changes_nothing():
+    backbone = small("mlp").freeze(["hidden1"])
+    with pytest.raises(LayerError, match='Did you mean "hidden2"'):
+        backbone.freeze(["hiden2"])
+    assert backbone.frozen == ("hidden1",)
+    assert not next(backbone.parameters()).requires_grad
+
+
+# Input and pooling
+
+
+def test_normalize_subtracts_and_divides_by_channel():
+    spec = InputSpec.image(2, channels=3, mean=[0.5, 0.4, 0.1], std=[0.5, 0.2, 0.25])
+    images = torch.arange(24, dtype=torch.uint8).view(2, 3, 2, 2) * 10
+    found = spec.normalize(images)
+    for item in range(2):
+        for channel in range(3):
+            for row in range(2):
+                for column in range(2):
+                    value = int(images[item, channel, row, column]) / 255
+                    expected = (value - spec.mean[channel]) / spec.std[channel]
+                    assert found[item, channel, row, column].item() == pytest.approx(expected, abs=1e-6)
+    assert torch.allclose(spec.normalize(images.float() / 255), found)
+
+
+def test_normalize_by_image_ignores_exposure_and_survives_a_flat_picture():
+    spec = InputSpec.image(4, channels=1, per_image=True)
+    picture = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    values = picture.flatten().double()
+    expected = (values - values.mean()) / (values.std() + 0.05)
+    assert torch.allclose(spec.normalize(picture).flatten().double(), expected, atol=1e-5)
+    assert torch.allclose(spec.normalize(picture * 0.5 + 0.3).mean(), torch.tensor(0.0), atol=1e-6)
+    assert torch.equal(spec.normalize(torch.full((1, 1, 4, 4), 0.5)), torch.zeros(1, 1, 4, 4))
+
+
+def test_a_batch_of_another_shape_shows_both_shapes():
+    with pytest.raises(InputMismatchError, match=r"\(3, 8, 8\).*\(1, 8, 8\)"):
+        InputSpec.image(8, channels=3).normalize(torch.zeros(2, 1, 8, 8))
+    with pytest.raises(InputMismatchError, match=r"features items of shape \(4,\).*\(5,\)"):
+        InputSpec.features(4).normalize(torch.zeros(2, 5))
+
+
+@pytest.mark.parametrize(
+    "spec", [InputSpec.image((4, 6), channels=3, mean=[0.1] * 3, std=[2.0] * 3), InputSpec.features(7)]
+)
+def test_an_input_spec_survives_json(spec):
+    assert InputSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+
+
+def test_pooling_an_image_layer():
+    output = torch.rand(2, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+    mean = torch.tensor([[output[b, c].mean() for c in range(4)] for b in range(2)])
+    cells = [
+        [
+            output[b, c, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean()
+            for c in range(4)
+            for i in range(3)
+            for j in range(3)
+        ]
+        for b in range(2)
+    ]
+    assert torch.allclose(pool_layer(output, "mean"), mean)
+    assert torch.equal(pool_layer(output, "auto"), pool_layer(output, "mean"))
+    assert torch.equal(
+        pool_layer(output, "max"), torch.tensor([[output[b, c].max() for c in range(4)] for b in range(2)])
+    )
+    assert torch.allclose(pool_layer(output, "grid"), torch.tensor(cells))
+    assert torch.equal(pool_layer(output, "flatten"), output.reshape(2, -1))
+    assert pool_layer(output, "none") is output
+
+
+def test_pooling_tokens_leaves_the_prefix_out():
+    output = torch.rand(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    mean = torch.stack([sum(output[b, t] for t in range(2, 5)) / 3 for b in range(2)])
+    assert torch.allclose(pool_layer(output, "mean", prefix_tokens=2), mean)
+    assert torch.equal(pool_layer(output, "max", prefix_tokens=2), output[:, 2:].max(dim=1).values)
+    assert torch.equal(pool_layer(output, "token", prefix_tokens=2), output[:, 0])
+    assert torch.equal(pool_layer(output, "flatten"), output.reshape(2, 15))
+
+
+def test_vectors_are_left_as_they_are():
+    output = torch.rand(2, 5)
+    for pool in ("none", "auto", "mean", "max", "grid", "flatten", "token"):
+        assert torch.equal(pool_layer(output, pool), output)
+
+
+def test_pooling_that_does_not_fit_is_an_error():
+    with pytest.raises(LayerError, match=r"needs tokens \(B, T, D\); this layer gives \(2, 4, 6, 6\)"):
+        pool_layer(torch.zeros(2, 4, 6, 6), "token")
+    with pytest.raises(LayerError, match=r"needs an image layer \(B, C, H, W\); this layer gives \(2, 5, 3\)"):
+        pool_layer(torch.zeros(2, 5, 3), "grid")
+    with pytest.raises(LayerError, match=r'pool="men" is not one of.*Did you mean "mean"'):
+        pool_layer(torch.zeros(2, 5, 3), "men")
+
+
+# Builders and the zoo
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"widths": [8, 16], "blocks": [1]}, "widths has 2 entries and blocks 1"),
+        ({"widths": [12], "blocks": [1]}, r"widths\[0\] is 12; GroupNorm needs a multiple of 8"),
+        ({"widths": [8], "blocks": [0]}, r"blocks\[0\] must be at least 1, found 0"),
+        ({"size": 3, "widths": [8, 8], "blocks": [1, 1]}, "size 3 is too small for 2 stages: use at least 4"),
+        ({"channels": 0}, "channels must be at least 1, found 0"),
+    ],
+)
+def test_sizes_that_make_no_convnet_are_refused(arguments, message):
+    with pytest.raises(BackboneError, match=message):
+        convnet(**arguments)
+
+
+def test_sizes_that_make_no_mlp_are_refused():
+    with pytest.raises(BackboneError, match="hidden is empty"):
+        mlp(width=3, hidden=[])
+    with pytest.raises(BackboneError, match=r"hidden\[1\] must be at least 1, found 0"):
+        mlp(width=3, hidden=[4, 0])
+
+
+def test_the_zoo_builds_by_name():
+    assert build("mlp", width=6, hidden=[8, 5]).layer_dims == small("mlp").layer_dims
+    assert build("convnet", size=24, widths=[8], blocks=[1]).layer_names == ("stem", "stage1", "embedding")
+    by_shorthand, by_argument = build("timm/test_vit", size=64), build("timm", name="test_vit", size=64)
+    assert by_shorthand.family == by_argument.family
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("convnt", {}, r'no backbone "convnt"\. Allowed: convnet, .*timm/NAME\. Did you mean "convnet"\?'),
+        ("torchvision.models.resnet18", {}, r'no backbone "torchvision\.models\.resnet18"'),
+        ("timm.models.resnet.resnet18", {}, r'no backbone "timm\.models\.resnet\.resnet18"'),
+        ("auxtasks.backbones.mlp:mlp", {"width": 3}, 'no backbone "auxtasks.backbones.mlp:mlp"'),
+        (
+            "mlp",
+            {"width": 3, "hiden": [4]},
+            r'mlp: no argument "hiden"\. Allowed: width, hidden, seed\. Did you mean "hidden"\?',
+        ),
+        ("mlp", {"hidden": [4]}, r'mlp: the argument "width" is missing'),
+        ("mlp", {"width": "3"}, r"mlp: width must be int, found '3'"),
+        ("mlp", {"width": True}, r"mlp: width must be int, found True"),
+        ("mlp", {"width": 3, "hidden": 4}, r"mlp: hidden must be a list of int, found 4"),
+        ("mlp", {"width": 3, "hidden": ["4"]}, r"mlp: hidden must be a list of int, found \['4'\]"),
+        ("facenet", {"weights": 7}, r"facenet: weights must be str or nothing, found 7"),
+        ("timm/test_vit", {"pretrained": "yes"}, r"timm: pretrained must be bool, found 'yes'"),
+        ("timm/test_vit", {"name": "test_resnet"}, r"the model is named twice"),
+        ("timm/os.system", {}, r'timm has no model "os\.system"'),
+    ],
+)
+def test_what_the_zoo_refuses(name, arguments, message):
+    with pytest.raises(BackboneError, match=message):
+        build(name, **arguments)
+
+
+def test_the_zoo_tells_all_problems_at_once():
+    with pytest.raises(
+        BackboneError, match=r"width must be int[\s\S]*hidden must be a list of int[\s\S]*no argument \"sed\""
+    ):
+        build("mlp", width="a", hidden="b", sed=1)
+
+
+def test_public_names_are_sorted_and_families_known():
+    assert list(public_names) == sorted(public_names)
+    assert {"convnet", "mlp", "facenet", "timm"} <= builders().keys()
+
+
+def test_importing_the_backbones_imports_neither_timm_nor_facenet():
+    code = "import sys, auxtasks.backbones; print([m for m in ('timm', 'facenet_pytorch') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

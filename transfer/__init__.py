@@ -1,0 +1,1 @@
+"""Reuse: what of a pretrained backbone helps with few labels."""

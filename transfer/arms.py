@@ -1,0 +1,200 @@
+"""The ways to spend the same few labels, each predicting the same test items.
+
+An arm gets a support and test rows and returns classes; it never sees a test label. What it chose is returned with it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Protocol as Interface
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from sklearn.model_selection import StratifiedKFold
+
+from auxtasks.backbones.base import Backbone, Pool
+from auxtasks.data.augment import Augment, center
+from auxtasks.data.images import ImageTable
+from auxtasks.features.extract import extract
+from auxtasks.seeding import torch_seed
+from auxtasks.training.engine import LoopSettings
+from transfer.choices import Candidate, cross_validated
+from transfer.finetune import Tuned, Tuning, fine_tune
+from transfer.heads import FittedLinear, build_head
+
+__all__ = ["Arm", "FeatureArm", "Prediction", "RawArm", "TunedArm", "raw_features"]
+
+Features = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+RAW_SIDE = 32  # pixels a side of the classical baseline's pictures
+RAW_COMPONENTS = 50
+RAW_HEADS = (
+    Candidate("pixels", "logistic", {"C": 1.0, "scaling": "rms"}),
+    Candidate("pixels", "logistic", {"C": 100.0, "scaling": "rms"}),
+    Candidate("pixels", "prototype", {}),
+    Candidate("pixels", "prototype", {"center": True}),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What an arm says about the test items.
+
+    Attributes:
+        classes: (M,) predicted class of each test row.
+        layer: what it read, or None.
+        training_accuracy: share of its own training items that it gets right, where it trains a network.
+    """
+
+    classes: Rows
+    layer: str | None = None
+    training_accuracy: float | None = None
+
+
+class Arm(Interface):
+    """A way to spend labels."""
+
+    def predict(self, support: Rows, labels: Rows, test: Rows, *, shot: int, draw: int) -> Prediction:
+        """Train on the support's rows and labels, and predict the test rows."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureArm:
+    """A head on frozen features, with layer and head chosen by cross-validation inside the support.
+
+    Attributes:
+        features: layer to (N, D) features of all items.
+        ranked: shots to candidates, best first, as they stood before any label was seen; with one shot the first is
+            used, with more they compete.
+        n_classes: C.
+        seed: of the folds.
+    """
+
+    features: Mapping[str, Features]
+    ranked: Mapping[int, Sequence[Candidate]]
+    n_classes: int
+    seed: int
+
+    def predict(self, support: Rows, labels: Rows, test: Rows, *, shot: int, draw: int) -> Prediction:
+        """Choose, fit and predict."""
+        del draw
+        candidates = self.ranked[shot]
+        chosen = candidates[0]
+        if shot > 1 and len(candidates) > 1:
+            inside = {name: values[support] for name, values in self.features.items()}
+            chosen = cross_validated(inside, labels, candidates, self.seed)
+        head = chosen.build().fit(self.features[chosen.layer][support], labels, self.n_classes)
+        return Prediction(head.predict(self.features[chosen.layer][test]), layer=chosen.layer)
+
+
+@dataclasses.dataclass(frozen=True)
+class RawArm:
+    """The classical baseline: pixels, principal components of the support, and a linear or nearest-mean classifier.
+
+    Attributes:
+        pixels: (N, D), see `raw_features`.
+        n_classes: C.
+        seed: of the folds.
+    """
+
+    pixels: Features
+    n_classes: int
+    seed: int
+
+    def predict(self, support: Rows, labels: Rows, test: Rows, *, shot: int, draw: int) -> Prediction:
+        """Fit the components on the support alone, then as `FeatureArm`."""
+        components = min(RAW_COMPONENTS, len(support) - 1)
+        pca = PCA(components, svd_solver="full").fit(self.pixels[support])
+        reduced = pca.transform(self.pixels).astype(np.float32)
+        arm = FeatureArm({"pixels": reduced}, {shot: RAW_HEADS}, self.n_classes, self.seed)
+        return arm.predict(support, labels, test, shot=shot, draw=draw)
+
+
+def raw_features(table: ImageTable, side: int = RAW_SIDE) -> Features:
+    """Return pictures as vectors (N, side * side * C), each with mean 0 and standard deviation 1.
+
+    Normalised one by one, since the baseline shall not lose to a change of exposure alone.
+    """
+    small = np.stack([center(table.record(row)["image"], (side, side)) for row in range(len(table))])
+    flat: Features = small.reshape(len(table), -1).astype(np.float32)
+    flat -= flat.mean(axis=1, keepdims=True)
+    flat /= flat.std(axis=1, keepdims=True) + np.float32(1e-3)
+    return flat
+
+
+@dataclasses.dataclass(frozen=True)
+class TunedArm:
+    """A network trained on the support: fine-tuned from pretrained weights, or from scratch.
+
+    Attributes:
+        backbone: to begin with; it stays as it is.
+        layer, pool: what the head reads.
+        table: all pictures.
+        n_classes: C.
+        rates: learning rates to choose from, by cross-validation inside the support with two or more shots; the first
+            is the default.
+        tuning: the rest of the settings.
+        features: (N, D) frozen features of the layer, from which a first head is fitted; None starts with a random one.
+        mirror: see `extract`.
+        augment: see `Augment`.
+        loop: see `LoopSettings`.
+        seed: of the training.
+    """
+
+    backbone: Backbone
+    layer: str
+    pool: Pool
+    table: ImageTable
+    n_classes: int
+    rates: tuple[float, ...]
+    tuning: Tuning
+    features: Features | None
+    mirror: bool
+    augment: Augment | None
+    loop: LoopSettings | None
+    seed: int
+
+    def predict(self, support: Rows, labels: Rows, test: Rows, *, shot: int, draw: int) -> Prediction:
+        """Choose a learning rate, train, and predict."""
+        rate = self.rates[0] if shot == 1 or len(self.rates) == 1 else self._choose_rate(support, labels, draw)
+        tuned = self.train(support, labels, rate=rate, draw=draw)
+        return Prediction(self._classify(tuned, test), self.layer, tuned.training_accuracy)
+
+    def train(self, support: Rows, labels: Rows, *, rate: float, draw: int = 0) -> Tuned:
+        """Train on labelled rows."""
+        start = None
+        if self.features is not None:
+            head = build_head("logistic", C=1.0, scaling="rms").fit(self.features[support], labels, self.n_classes)
+            assert isinstance(head, FittedLinear)  # what a logistic head fits
+            start = head.as_linear()
+        return fine_tune(
+            self.backbone,
+            self.layer,
+            self.pool,
+            self.table.subset(support),
+            labels,
+            n_classes=self.n_classes,
+            tuning=dataclasses.replace(self.tuning, learning_rate=rate),
+            start=start,
+            augment=self.augment,
+            seed=torch_seed(self.seed, "tuned arm", draw),
+            loop=self.loop,
+        )
+
+    def _choose_rate(self, support: Rows, labels: Rows, draw: int) -> float:
+        folds = StratifiedKFold(2, shuffle=True, random_state=self.seed)
+        right = dict.fromkeys(self.rates, 0)
+        for kept, held_out in folds.split(support, labels):
+            for rate in self.rates:
+                tuned = self.train(support[kept], labels[kept], rate=rate, draw=draw)
+                right[rate] += int(np.sum(self._classify(tuned, support[held_out]) == labels[held_out]))
+        return max(self.rates, key=right.__getitem__)
+
+    def _classify(self, tuned: Tuned, rows: Rows) -> Rows:
+        layers = {self.layer: self.pool}
+        features = extract(tuned.backbone, self.table.subset(rows), layers, mirror=self.mirror)[self.layer]
+        return tuned.head.predict(features)

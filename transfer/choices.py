@@ -1,0 +1,135 @@
+"""Choosing layer and head without the target's test labels: inside the support, or on people of the pretraining data.
+
+With two or more labels a class, cross-validation inside the support counts no label twice. With one there is nothing to
+hold out, so the choice is made in advance on episodes from identities or classes that belong to the pretraining data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from auxtasks.errors import TransferError
+from auxtasks.seeding import generator
+from transfer.heads import Head, Option, build_head, select_by_cross_validation
+
+__all__ = ["Candidate", "Proxy", "cross_validated", "rank_on_episodes", "ranked_in_advance"]
+
+Features = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+EPISODES = 25
+QUERIES = 5  # items of each class that an episode tests
+CV_FOLDS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A layer and a head to put on it."""
+
+    layer: str
+    head: str
+    options: Mapping[str, Option] = dataclasses.field(default_factory=dict)
+
+    def build(self) -> Head:
+        """Return the head, not yet fitted."""
+        return build_head(self.head, **self.options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Proxy:
+    """Labelled items that belong to pretraining and not to any target: what choices may be made on for nothing.
+
+    Attributes:
+        features: layer to (N, D).
+        labels: (N,) identities or classes.
+    """
+
+    features: Mapping[str, Features]
+    labels: Rows
+
+    def way(self, shots: int, wanted: int) -> int:
+        """Return how many classes an episode can have, at most `wanted`."""
+        counts = np.unique(self.labels[self.labels >= 0], return_counts=True)[1]
+        return min(wanted, int(np.sum(counts > shots)))
+
+
+def rank_on_episodes(
+    proxy: Proxy, candidates: Sequence[Candidate], *, shots: int, way: int, seed: int, episodes: int = EPISODES
+) -> list[tuple[Candidate, float]]:
+    """Score candidates on few-shot episodes; return them with their mean accuracy, the best first.
+
+    Args:
+        proxy: where episodes are drawn from.
+        candidates: whose layers are in the proxy's features.
+        shots: labels a class.
+        way: classes an episode.
+        seed: of the episodes, which are the same for all candidates.
+        episodes: how many.
+
+    Raises:
+        TransferError: not enough classes with more than `shots` items.
+    """
+    if proxy.way(shots, way) < max(2, way):
+        raise TransferError(
+            f"{way}-way {shots}-shot episodes need more classes: the proxy has {proxy.way(shots, way)}."
+        )
+    drawn = [_episode(proxy.labels, shots, way, seed, number) for number in range(episodes)]
+    scores = []
+    for candidate in candidates:
+        features, head = proxy.features[candidate.layer], candidate.build()
+        accuracies = []
+        for support, support_labels, query, query_labels in drawn:
+            fitted = head.fit(features[support], support_labels, way)
+            accuracies.append(float(np.mean(fitted.predict(features[query]) == query_labels)))
+        scores.append((candidate, float(np.mean(accuracies))))
+    return sorted(scores, key=lambda pair: -pair[1])
+
+
+def ranked_in_advance(
+    proxy: Proxy | None, candidates: Sequence[Candidate], *, shots: int, classes: int, seed: int
+) -> tuple[list[Candidate], str]:
+    """Order candidates before any label of the target is seen, and say how.
+
+    Without a proxy, or with one too small for episodes, the order given stays.
+    """
+    way = proxy.way(shots, classes) if proxy else 0
+    if proxy is None or way < 2:
+        return list(candidates), "default fixed in advance"
+    ranked = rank_on_episodes(proxy, candidates, shots=shots, way=way, seed=seed)
+    return [candidate for candidate, _ in ranked], f"{way}-way {shots}-shot episodes of held-out pretraining identities"
+
+
+def cross_validated(
+    features: Mapping[str, Features], labels: Rows, ranked: Sequence[Candidate], seed: int
+) -> Candidate:
+    """Choose by stratified cross-validation inside the support; among equals the first of `ranked` wins."""
+    scores = [0.0] * len(ranked)
+    for layer in dict.fromkeys(candidate.layer for candidate in ranked):
+        places = [place for place, candidate in enumerate(ranked) if candidate.layer == layer]
+        heads = [(ranked[place].head, ranked[place].options) for place in places]
+        choice = select_by_cross_validation({layer: features[layer]}, labels, heads, folds=CV_FOLDS, seed=seed)
+        for place, row in zip(places, choice.table, strict=True):
+            scores[place] = row.score
+    return ranked[int(np.argmax(scores))]
+
+
+def _episode(labels: Rows, shots: int, way: int, seed: int, number: int) -> tuple[Rows, Rows, Rows, Rows]:
+    """Draw support and query rows of one episode, with labels from 0 to way - 1."""
+    rng = generator(seed, "episode", index=number)
+    names, counts = np.unique(labels[labels >= 0], return_counts=True)
+    chosen = rng.choice(names[counts > shots], size=way, replace=False)
+    support, query = [], []
+    for name in chosen:
+        rows = rng.permutation(np.flatnonzero(labels == name))
+        support.append(rows[:shots])
+        query.append(rows[shots : shots + QUERIES])
+    return (
+        np.concatenate(support),
+        np.repeat(np.arange(way), [len(rows) for rows in support]),
+        np.concatenate(query),
+        np.repeat(np.arange(way), [len(rows) for rows in query]),
+    )

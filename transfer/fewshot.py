@@ -1,0 +1,269 @@
+"""The few-shot evaluation: all arms on the same labels, tested once, compared in pairs.
+
+Everything that is chosen is chosen, and everything that is trained is trained, before the first test label is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from auxtasks.backbones.base import Backbone, Pool
+from auxtasks.data.augment import Augment
+from auxtasks.data.images import ImageTable
+from auxtasks.errors import TransferError
+from auxtasks.features.cache import FeatureCache
+from auxtasks.features.extract import layer_shapes
+from auxtasks.training.engine import LoopSettings
+from auxtasks.training.tracking import ProgressBar
+from transfer.arms import Arm, FeatureArm, Prediction, RawArm, TunedArm, raw_features
+from transfer.choices import Candidate, Proxy, ranked_in_advance
+from transfer.finetune import Tuning
+from transfer.protocol import Draw, Protocol, class_accuracies, plan_draws
+from transfer.report import TargetResults
+
+__all__ = ["DEFAULT_HEADS", "FewShot", "Outcome", "default_pools", "evaluate_target"]
+
+Features = NDArray[np.float32]
+Matrix = NDArray[np.float64]
+
+HeadOptions = Mapping[str, str | int | float | bool]
+
+DEFAULT_HEADS: tuple[tuple[str, HeadOptions], ...] = (
+    ("prototype", {}),
+    ("prototype", {"center": True}),
+    ("ridge", {"alpha": 1.0, "scaling": "l2"}),
+    ("logistic", {"C": 10.0, "scaling": "rms"}),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShot:
+    """How targets are evaluated.
+
+    Attributes:
+        protocol: labels and tests.
+        arms: which to run.
+        claim: the arm that the report speaks for, settled here, before any test.
+        layers: layers that may be reused, with their pooling; None takes all, see `default_pools`.
+        heads: names and options of the heads that may be put on them.
+        mirror: average features with the mirror image's.
+        tuning: of the arm ``finetuned``.
+        scratch: of the arm ``scratch``; as many steps and learning rates as `tuning`.
+        tuning_rates, scratch_rates: learning rates to choose from.
+        augment: of the arms that train the network.
+        loop: of the arms that train the network.
+    """
+
+    protocol: Protocol = dataclasses.field(default_factory=Protocol)
+    arms: tuple[str, ...] = ("scratch", "untrained", "raw", "frozen", "finetuned")
+    claim: str = "frozen"
+    layers: Mapping[str, Pool] | None = None
+    heads: Sequence[tuple[str, HeadOptions]] = DEFAULT_HEADS
+    mirror: bool = False
+    tuning: Tuning = dataclasses.field(default_factory=Tuning)
+    scratch: Tuning = dataclasses.field(default_factory=Tuning)
+    tuning_rates: tuple[float, ...] = (5e-4,)
+    scratch_rates: tuple[float, ...] = (2e-3,)
+    augment: Augment | None = None
+    loop: LoopSettings | None = None
+
+    def __post_init__(self) -> None:
+        if self.claim not in self.arms:
+            raise TransferError(f'the claimed arm "{self.claim}" is not among the arms {", ".join(self.arms)}.')
+        if len(self.tuning_rates) != len(self.scratch_rates):
+            raise TransferError(
+                f"finetuned chooses among {len(self.tuning_rates)} learning rates and scratch among "
+                f"{len(self.scratch_rates)}: give both the same search."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What was measured on one target, and what it takes to make the target model.
+
+    Attributes:
+        results: tables of scores for the report.
+        ranked: shots to candidates in the order that held before any label was seen.
+        notes: for the reader of the report.
+    """
+
+    results: TargetResults
+    ranked: Mapping[int, Sequence[Candidate]]
+    notes: tuple[str, ...]
+
+
+def default_pools(backbone: Backbone) -> dict[str, Pool]:
+    """Return all layers with a pooling: a 3 x 3 grid for image layers, the mean for tokens, vectors as they are."""
+    shapes = layer_shapes(backbone)
+    return {name: "grid" if len(shape) == 3 else "auto" for name, shape in shapes.items()}
+
+
+def evaluate_target(
+    backbone: Backbone,
+    table: ImageTable,
+    settings: FewShot,
+    *,
+    seed: int,
+    name: str = "target",
+    cache: FeatureCache | None = None,
+    proxy: Proxy | None = None,
+    open_test: Callable[[Mapping[str, object]], None] | None = None,
+    show_progress: bool = True,
+) -> Outcome:
+    """Evaluate all arms on one target.
+
+    Args:
+        backbone: pretrained.
+        table: all labelled pictures of the target; support and test are drawn from it.
+        settings: see `FewShot`.
+        seed: of the untrained and scratch networks, folds and training.
+        name: of the target, for the progress bar.
+        cache: keeps frozen features.
+        proxy: held-out pretraining items with features of the same layers, for the choices with one shot.
+        open_test: called once, after all choices and before the first test label is read, with what was settled.
+        show_progress: False never draws a bar.
+
+    Raises:
+        TransferError: a class with too few items, and other settings that do not fit the data.
+        InputMismatchError: pictures that do not fit the backbone.
+    """
+    n_classes = len(table.class_names)
+    draws = plan_draws(table.labels, settings.protocol, table.class_names)
+    layers = dict(settings.layers or default_pools(backbone))
+    candidates = [Candidate(layer, head, options) for layer in reversed(layers) for head, options in settings.heads]
+    ranked, how = {}, ""
+    for shot in settings.protocol.shots:
+        ranked[shot], how = ranked_in_advance(proxy, candidates, shots=shot, classes=n_classes, seed=seed)
+    cache = cache or FeatureCache()
+    frozen = cache.features(backbone, table, layers, mirror=settings.mirror)
+    arms = _build_arms(backbone, table, layers, settings, frozen, ranked, cache, seed)
+    depth_arms = {
+        layer: FeatureArm(
+            {layer: frozen[layer]}, {shot: [_best_of(ranked[shot], layer)] for shot in ranked}, n_classes, seed
+        )
+        for layer in layers
+    }
+    total = len(draws) * len(settings.protocol.shots) * len(arms)
+    with ProgressBar(f"few-shot {name}", total, shown=show_progress) as bar:
+        predictions = {
+            arm: _predict_all(built, draws, settings.protocol.shots, table.labels, bar) for arm, built in arms.items()
+        }
+    depth = {
+        layer: _predict_all(built, draws, settings.protocol.shots, table.labels, None)
+        for layer, built in depth_arms.items()
+    }
+    chosen = {
+        shot: {"arm": settings.claim, "layer": _commonest(predictions[settings.claim][shot])}
+        for shot in settings.protocol.shots
+    }
+    if open_test:
+        open_test({"target": name, "claim": settings.claim, "chosen": chosen, "arms": sorted(arms)})
+
+    def scores(of: Mapping[int, Sequence[Prediction]]) -> dict[int, Matrix]:
+        return {shot: _score(found, draws, table.labels, n_classes) for shot, found in of.items()}
+
+    results = TargetResults(
+        arms={arm: scores(predictions[arm]) for arm in settings.arms if arm in predictions},
+        protocol={
+            "shots": list(settings.protocol.shots),
+            "draws": settings.protocol.draws,
+            "classes": n_classes,
+            "train_pool": len(table) - len(draws[0].test),
+            "validation_labels": 0,
+            "test_items": len(draws[0].test),
+            "resampling": "label draws (each with the items it leaves over as its test) and classes, both with "
+            "replacement (pigeonhole bootstrap, Owen 2007)",
+            "choices": f"one shot: {how}; more: cross-validation inside the support",
+        },
+        chosen=chosen,
+        depth={shot: {layer: scores(depth[layer])[shot] for layer in layers} for shot in settings.protocol.shots},
+    )
+    return Outcome(results, ranked, tuple(_training_notes(name, predictions)))
+
+
+def _build_arms(
+    backbone: Backbone,
+    table: ImageTable,
+    layers: Mapping[str, Pool],
+    settings: FewShot,
+    frozen: Mapping[str, Features],
+    ranked: Mapping[int, Sequence[Candidate]],
+    cache: FeatureCache,
+    seed: int,
+) -> dict[str, Arm]:
+    n_classes = len(table.class_names)
+    random_backbone = backbone.untrained(seed + 1)
+    # The trained networks read the layer that ranks first at the most shots: settled in advance, like the rest.
+    layer = ranked[max(ranked)][0].layer
+
+    def tuned(start: Backbone, features: Features | None, tuning: Tuning, rates: tuple[float, ...]) -> TunedArm:
+        return TunedArm(
+            start, layer, layers[layer], table, n_classes, rates, tuning, features, settings.mirror, settings.augment,
+            settings.loop, seed,
+        )  # fmt: skip
+
+    builders: dict[str, Callable[[], Arm]] = {
+        "frozen": lambda: FeatureArm(frozen, ranked, n_classes, seed),
+        "untrained": lambda: FeatureArm(
+            cache.features(random_backbone, table, layers, mirror=settings.mirror), ranked, n_classes, seed
+        ),
+        "raw": lambda: RawArm(raw_features(table), n_classes, seed),
+        "finetuned": lambda: tuned(backbone, frozen[layer], settings.tuning, settings.tuning_rates),
+        "scratch": lambda: tuned(random_backbone, None, settings.scratch, settings.scratch_rates),
+    }
+    unknown = sorted(set(settings.arms) - set(builders))
+    if unknown:
+        raise TransferError(f"no such arm: {', '.join(unknown)}. There are {', '.join(builders)}.")
+    return {arm: builders[arm]() for arm in settings.arms}
+
+
+def _predict_all(
+    arm: Arm, draws: Sequence[Draw], shots: Sequence[int], labels: NDArray[np.int64], bar: ProgressBar | None
+) -> dict[int, list[Prediction]]:
+    found: dict[int, list[Prediction]] = {shot: [] for shot in shots}
+    for draw in draws:
+        for shot in shots:
+            support = draw.support[shot]
+            found[shot].append(arm.predict(support, labels[support], draw.test, shot=shot, draw=draw.number))
+            if bar:
+                bar.advance()
+    return found
+
+
+def _score(
+    predictions: Sequence[Prediction], draws: Sequence[Draw], labels: NDArray[np.int64], n_classes: int
+) -> Matrix:
+    """Return the accuracy of each class in each draw, (draws, C)."""
+    return np.stack(
+        [
+            class_accuracies(found.classes, labels[draw.test], n_classes)
+            for found, draw in zip(predictions, draws, strict=True)
+        ]
+    )
+
+
+def _best_of(ranked: Sequence[Candidate], layer: str) -> Candidate:
+    return next(candidate for candidate in ranked if candidate.layer == layer)
+
+
+def _commonest(predictions: Sequence[Prediction]) -> str | None:
+    layers = [found.layer for found in predictions]
+    return max(dict.fromkeys(layers), key=layers.count)
+
+
+def _training_notes(name: str, predictions: Mapping[str, Mapping[int, Sequence[Prediction]]]) -> list[str]:
+    """Say how well the trained arms fit their own labels: a baseline that does not is no baseline."""
+    notes = []
+    for arm, by_shot in predictions.items():
+        for shot, found in by_shot.items():
+            fits = [one.training_accuracy for one in found if one.training_accuracy is not None]
+            if fits:
+                doubt = "" if np.mean(fits) >= 0.9 else ": train it longer before trusting it as a baseline"
+                notes.append(
+                    f"{name}: {arm} fits {np.mean(fits):.0%} of its augmented training pictures at {shot} shots{doubt}."
+                )
+    return notes

@@ -1,0 +1,269 @@
+"""Fine-tuning in stages: the head first, then layers from the top, each stage with learning rates by depth.
+
+The same code trains the network from scratch: then nothing is reused, and every layer trains from the first step.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from auxtasks import checkpoint
+from auxtasks.backbones.base import Backbone, Pool, pool_layer
+from auxtasks.data.augment import Augment
+from auxtasks.data.images import ImageTable
+from auxtasks.data.loaders import Feed
+from auxtasks.data.plan import EpochPlan
+from auxtasks.errors import TransferError
+from auxtasks.features.extract import check_channels, feature_widths
+from auxtasks.seeding import torch_seed
+from auxtasks.training.engine import LoopSettings, Phase, train
+from auxtasks.training.objective import Objective, StepOutput
+from auxtasks.training.optim import OptimizerSettings
+from transfer.heads import FittedLinear
+
+__all__ = ["Classifier", "Stage", "Tuned", "Tuning", "fine_tune"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A stretch of fine-tuning.
+
+    Attributes:
+        steps: optimizer steps.
+        top_layers: how many layers below the head train; 0 trains the head alone, None all that the head reads.
+    """
+
+    steps: int
+    top_layers: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """How to fine-tune.
+
+    Attributes:
+        stages: in order.
+        learning_rate: of the head and the highest layer.
+        depth_decay: each layer further down has this share of the rate above it (Howard and Ruder, "Universal language
+            model fine-tuning for text classification", ACL 2018, unfreeze and scale by depth in the same way).
+        batch_size: pictures a step; with fewer labels a step sees each several times, augmented anew.
+        weight_decay: see `OptimizerSettings`.
+    """
+
+    stages: tuple[Stage, ...] = (Stage(60, top_layers=1), Stage(60))
+    learning_rate: float = 5e-4
+    depth_decay: float = 0.7
+    batch_size: int = 64
+    weight_decay: float = 0.05
+
+
+class LabelledBatch(NamedTuple):
+    """Pictures (B, C, H, W) as uint8 and their classes (B,)."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class LabelledItem(NamedTuple):
+    """One picture (H, W, C) as uint8 and its class."""
+
+    image: NDArray[np.uint8]
+    label: int
+
+
+class Classifier(Objective):
+    """A backbone up to a layer, and a linear layer on top; the loss is cross-entropy.
+
+    Args:
+        backbone: trained in place; layers above `layer` are not used and stay frozen.
+        layer, pool: what the linear layer reads.
+        n_classes: C.
+        start: weight (C, D) and bias (C,) to begin with, such as those of a head fitted on frozen features; random if
+            None.
+        seed: of the random linear layer.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        layer: str,
+        pool: Pool,
+        n_classes: int,
+        *,
+        start: tuple[Tensor, Tensor] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.layer = layer
+        self.pool: Pool = pool
+        width = feature_widths(backbone, {layer: pool})[layer]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch_seed(seed, "classifier"))
+            self.linear = nn.Linear(width, n_classes)
+        if start is not None:
+            self.linear.load_state_dict({"weight": start[0], "bias": start[1]})
+
+    def forward(self, batch: LabelledBatch) -> StepOutput:
+        """Compute the cross-entropy of a micro-batch."""
+        x = self.backbone.input.normalize(batch.images)
+        output = self.backbone.forward_layers(x, [self.layer])[self.layer]
+        logits = self.linear(pool_layer(output, self.pool, self.backbone.prefix_tokens))
+        loss = F.cross_entropy(logits.float(), batch.labels, reduction="sum")
+        right = (logits.argmax(dim=1) == batch.labels).float().mean()
+        return StepOutput(loss, loss.new_tensor(float(len(batch.labels))), {"accuracy": right.detach()})
+
+    def train_top(self, count: int | None) -> None:
+        """Let the head and the `count` highest layers that it reads learn; None lets all of them."""
+        read = self.backbone.layer_names[: self.backbone.position(self.layer) + 1]
+        lowest = 0 if count is None else max(0, len(read) - count)
+        self.backbone.freeze(set(self.backbone.layer_names) - set(read[lowest:]))
+
+    def rate_scale(self, depth_decay: float) -> Mapping[str, float]:
+        """Return each parameter's share of the learning rate: 1 for head and highest layer, less further down."""
+        read = self.backbone.layer_names[: self.backbone.position(self.layer) + 1]
+        scales = {"linear.weight": 1.0, "linear.bias": 1.0}
+        for depth, name in enumerate(reversed(read)):
+            for parameter, _ in self.backbone.parameters_of(name):
+                scales[f"backbone.module.{parameter}"] = depth_decay**depth
+        return scales
+
+    def save(self, folder: Path, provenance: Mapping[str, Any]) -> None:
+        """Write ``backbone/`` and ``task/`` into a folder."""
+        self.backbone.provenance = dict(provenance)
+        self.backbone.save_pretrained(folder / "backbone")
+        with checkpoint.atomic_folder(folder / "task") as place:
+            checkpoint.write_tensors(place / "model.safetensors", self.linear.state_dict())
+
+    def restore(self, folder: Path) -> None:
+        """Read what `save` wrote."""
+        weights = checkpoint.read_tensors(folder / "backbone" / "model.safetensors")
+        checkpoint.load_strictly(self.backbone.module, weights, folder)
+        checkpoint.load_strictly(self.linear, checkpoint.read_tensors(folder / "task" / "model.safetensors"), folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """What fine-tuning gives.
+
+    Attributes:
+        backbone: a tuned copy.
+        head: linear, on the layer's pooled output.
+        training_accuracy: share of the last steps' augmented pictures that were classified rightly.
+    """
+
+    backbone: Backbone
+    head: FittedLinear
+    training_accuracy: float
+
+
+def fine_tune(
+    backbone: Backbone,
+    layer: str,
+    pool: Pool,
+    table: ImageTable,
+    labels: Sequence[int] | NDArray[np.int64],
+    *,
+    n_classes: int,
+    tuning: Tuning | None = None,
+    start: tuple[Tensor, Tensor] | None = None,
+    augment: Augment | None = None,
+    seed: int = 0,
+    loop: LoopSettings | None = None,
+    folder: Path | None = None,
+) -> Tuned:
+    """Fine-tune a copy of a backbone on labelled pictures.
+
+    Args:
+        backbone: stays as it is.
+        layer, pool: what the head reads.
+        table: N pictures.
+        labels: (N,) classes from 0 to C - 1.
+        n_classes: C.
+        tuning: see `Tuning`.
+        start: where the head begins, see `Classifier`.
+        augment: see `Augment`; its defaults if None.
+        seed: of the order, the augmentation and a random head.
+        loop: see `LoopSettings`; by default it is silent.
+        folder: for checkpoints; None keeps none.
+
+    Raises:
+        TransferError: labels that do not fit the pictures or the classes.
+        InputMismatchError: pictures that do not fit the backbone.
+    """
+    tuning = tuning or Tuning()
+    classes = np.asarray(labels, dtype=np.int64)
+    if len(classes) != len(table) or classes.min() < 0 or classes.max() >= n_classes:
+        raise TransferError(
+            f"{len(table)} pictures need {len(table)} labels from 0 to {n_classes - 1}, found {len(classes)} labels "
+            f"from {classes.min()} to {classes.max()}."
+        )
+    check_channels(backbone, table)
+    model = Classifier(copy.deepcopy(backbone), layer, pool, n_classes, start=start, seed=seed)
+    size = backbone.input.shape[1:]
+    feed: Feed[LabelledItem, LabelledBatch] = Feed(
+        records=dataclasses.replace(table, labels=classes),
+        plan=EpochPlan(len(table), tuning.batch_size, seed),
+        transform=_Augmented(augment or Augment(size=(size[0], size[1]))),
+        collate=collate_labelled,
+        seed=seed,
+    )
+    scales = model.rate_scale(tuning.depth_decay)
+    phases = [
+        Phase(stage.steps, begin=_unfreezes(stage.top_layers), rate_scale=scales.__getitem__, name=f"stage {place + 1}")
+        for place, stage in enumerate(tuning.stages)
+    ]
+    steps = sum(stage.steps for stage in tuning.stages)
+    result = train(
+        model,
+        feed,
+        phases,
+        seed=seed,
+        optimizer=OptimizerSettings(
+            learning_rate=tuning.learning_rate, weight_decay=tuning.weight_decay, warmup_steps=steps // 20
+        ),
+        loop=loop or LoopSettings(log_every=max(1, steps // 5), show_progress=False),
+        folder=folder,
+    )
+    model.backbone.freeze([])
+    model.eval()
+    head = FittedLinear(
+        weight=model.linear.weight.detach().double().cpu().numpy(),
+        bias=model.linear.bias.detach().double().cpu().numpy(),
+        unit_rows=False,
+    )
+    return Tuned(model.backbone, head, result.metrics["accuracy"])
+
+
+class _Augmented:
+    """Picklable, since loader workers may be started afresh."""
+
+    def __init__(self, augment: Augment) -> None:
+        self._augment = augment
+
+    def __call__(self, record: Mapping[str, Any], rng: np.random.Generator) -> LabelledItem:
+        return LabelledItem(self._augment(record["image"], rng), int(record["label"]))
+
+
+def collate_labelled(items: Sequence[LabelledItem]) -> LabelledBatch:
+    """Stack pictures into (B, C, H, W)."""
+    images = torch.from_numpy(np.stack([item.image for item in items])).permute(0, 3, 1, 2).contiguous()
+    return LabelledBatch(images, torch.tensor([item.label for item in items]))
+
+
+def _unfreezes(top_layers: int | None) -> Any:
+    def begin(objective: Objective) -> None:
+        assert isinstance(objective, Classifier)  # `fine_tune` made it
+        objective.train_top(top_layers)
+
+    return begin

@@ -1,0 +1,69 @@
+"""A layer of a pretrained backbone as a scikit-learn transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from auxtasks.backbones.base import Backbone, Pool
+from auxtasks.data.augment import with_room
+from auxtasks.data.images import Fit, Picture
+from auxtasks.features.extract import extract
+from transfer.model import table_of
+
+__all__ = ["FrozenFeatures"]
+
+
+class FrozenFeatures(TransformerMixin, BaseEstimator):
+    """Turns pictures into the features of one layer; learns nothing from them.
+
+    Args:
+        backbone: pretrained.
+        layer: its name; the last one if None.
+        pool: see `auxtasks.backbones.pool_layer`.
+        mirror: average a picture's features with its mirror image's.
+        fit_mode: how pictures of another shape are fitted, see `auxtasks.data.decode_images`.
+
+    Example:
+        >>> import numpy as np
+        >>> from sklearn.linear_model import LogisticRegression
+        >>> from sklearn.pipeline import make_pipeline
+        >>> from auxtasks.backbones import convnet
+        >>> pictures = list(np.random.default_rng(0).integers(0, 256, (6, 32, 32), dtype=np.uint8))
+        >>> pipeline = make_pipeline(FrozenFeatures(convnet(size=32), layer="stage3"), LogisticRegression())
+        >>> pipeline.fit(pictures, [0, 0, 0, 1, 1, 1]).predict(pictures).shape
+        (6,)
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        layer: str | None = None,
+        pool: Pool = "auto",
+        mirror: bool = False,
+        fit_mode: Fit = "stretch",
+    ) -> None:
+        self.backbone = backbone
+        self.layer = layer
+        self.pool: Pool = pool
+        self.mirror = mirror
+        self.fit_mode: Fit = fit_mode
+
+    def fit(self, items: Sequence[Picture], labels: Any = None) -> Self:
+        """Do nothing: a pretrained layer is already fitted."""
+        del items, labels
+        return self
+
+    def transform(self, items: Sequence[Picture]) -> NDArray[np.float32]:
+        """Return features (N, D) of pictures given as paths, PIL images, encoded bytes or uint8 arrays."""
+        name = self.layer or self.backbone.layer_names[-1]
+        height, width = self.backbone.input.shape[1:]
+        table = table_of(items, with_room((height, width)), self.backbone.input.shape[0], self.fit_mode)
+        return extract(self.backbone, table, {name: self.pool}, mirror=self.mirror)[name]
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True

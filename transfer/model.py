@@ -1,0 +1,174 @@
+"""The target model: what a user takes away. Backbone, layer, head, class names and preprocessing, in one folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from auxtasks import checkpoint
+from auxtasks.backbones.base import Backbone, Pool
+from auxtasks.data.images import Fit, ImageTable, Picture, decode_one
+from auxtasks.errors import CheckpointError, did_you_mean
+from auxtasks.features.extract import extract
+from transfer.heads import FittedHead, head_from_state
+
+__all__ = ["TargetModel", "find_models", "load"]
+
+PREDICTED_AT_A_TIME = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetModel:
+    """Predicts classes of pictures.
+
+    Attributes:
+        backbone: pretrained, possibly fine-tuned.
+        layer: the head reads this layer.
+        pool: how the layer becomes a vector, see `pool_layer`.
+        mirror: whether a picture's features are averaged with its mirror image's.
+        head: fitted on the labels.
+        class_names: C names.
+        decoded_size: height and width at which pictures were decoded before they were fitted to the backbone's input.
+        fit: how other shapes are fitted, see `decode_images`.
+        facts: how it came about, as JSON values: labels it was fitted on, what its report says.
+
+    Example:
+        >>> from auxtasks.backbones import convnet
+        >>> from auxtasks.data import decode_images, load_source
+        >>> from transfer.heads import build_head
+        >>> faces = load_source("builtin:drawn_faces", columns={"image": "image", "label": "label"},
+        ...                     options={"people": 2, "photos": 3})
+        >>> table = decode_images(faces, size=(40, 40), channels=1)
+        >>> backbone = convnet(size=32)
+        >>> features = extract(backbone, table, {"stage4": "mean"})["stage4"]
+        >>> head = build_head("prototype").fit(features, table.labels, n_classes=2)
+        >>> model = TargetModel(backbone, "stage4", "mean", False, head, table.class_names, decoded_size=(40, 40))
+        >>> model.predict([faces[0]["image"]]) == [table.class_names[table.labels[0]]]
+        True
+    """
+
+    backbone: Backbone
+    layer: str
+    pool: Pool
+    mirror: bool
+    head: FittedHead
+    class_names: tuple[str, ...]
+    decoded_size: tuple[int, int]
+    fit: Fit = "stretch"
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def predict_proba(self, items: Sequence[Picture]) -> NDArray[np.float64]:
+        """Return one probability a class, (N, C), for paths, PIL images, encoded bytes or uint8 arrays.
+
+        Raises:
+            ImageError: a picture cannot be read; names it.
+        """
+        parts = [
+            self.head.predict_proba(self._features(items[start : start + PREDICTED_AT_A_TIME]))
+            for start in range(0, len(items), PREDICTED_AT_A_TIME)
+        ]
+        return np.concatenate(parts) if parts else np.empty((0, len(self.class_names)))
+
+    def predict(self, items: Sequence[Picture]) -> list[str]:
+        """Return the likeliest class of each picture, by name."""
+        return [self.class_names[index] for index in self.predict_proba(items).argmax(axis=1)]
+
+    def _features(self, items: Sequence[Picture]) -> NDArray[np.float32]:
+        table = table_of(items, self.decoded_size, self.backbone.input.shape[0], self.fit)
+        return extract(self.backbone, table, {self.layer: self.pool}, mirror=self.mirror)[self.layer]
+
+    def save(self, folder: str | Path) -> Path:
+        """Write a folder that `load` reads, as a whole or not at all."""
+        place = Path(folder)
+        tensors, head = self.head.to_state()
+        settings = {
+            "schema": checkpoint.SCHEMA_VERSION,
+            "layer": self.layer,
+            "pool": self.pool,
+            "mirror": self.mirror,
+            "head": head,
+            "class_names": list(self.class_names),
+            "decoded_size": list(self.decoded_size),
+            "fit": self.fit,
+            "facts": dict(self.facts),
+        }
+        with checkpoint.atomic_folder(place) as temporary:
+            self.backbone.save_pretrained(temporary / "backbone")
+            checkpoint.write_tensors(temporary / "head.safetensors", tensors)
+            checkpoint.write_json(temporary / "target.json", settings)
+            (temporary / "README.md").write_text(_model_card(self), encoding="utf-8")
+        return place
+
+
+def table_of(items: Sequence[Picture], size: tuple[int, int], channels: int, fit: Fit) -> ImageTable:
+    """Decode pictures that have no labels into a table, as the training data was decoded."""
+    pixels = np.stack([decode_one(item, size, channels, fit) for item in items])
+    unlabelled = np.full(len(items), -1, dtype=np.int64)
+    return ImageTable(
+        pixels, unlabelled, class_names=(), rows=np.arange(len(items)), skipped=(), fingerprint="not kept"
+    )
+
+
+def find_models(path: str | Path) -> dict[str, Path]:
+    """Return the target models in a run folder by target, or the one model at the path itself."""
+    place = Path(path)
+    if (place / "target.json").is_file():
+        return {place.name: place}
+    return {found.parent.name: found.parent for found in sorted(place.glob("transfer/model/*/target.json"))}
+
+
+def load(path: str | Path, target: str | None = None) -> TargetModel:
+    """Load a target model from a run folder or from the model's own folder.
+
+    Args:
+        path: a run folder, or ``RUN/transfer/model/NAME``.
+        target: which, where a run has several.
+
+    Raises:
+        CheckpointError: no model there, several and no choice, or a damaged one.
+    """
+    models = find_models(path)
+    if not models:
+        raise CheckpointError(
+            f"no target model at {path}: expected target.json there, or below {path}/transfer/model/. A run without "
+            "targets makes none; `auxtasks transfer` adds them."
+        )
+    if target is None and len(models) > 1:
+        raise CheckpointError(f"{path} has {len(models)} target models, choose one: {', '.join(models)}.")
+    if target is not None and target not in models:
+        raise CheckpointError(
+            f'no target "{target}" at {path}.{did_you_mean(target, models)} It has: {", ".join(models)}.'
+        )
+    place = models[target] if target is not None else next(iter(models.values()))
+    settings = checkpoint.read_json(place / "target.json")
+    if settings.get("schema") != checkpoint.SCHEMA_VERSION:
+        raise CheckpointError(
+            f"{place} has schema {settings.get('schema')}; this version reads schema {checkpoint.SCHEMA_VERSION}."
+        )
+    height, width = settings["decoded_size"]
+    return TargetModel(
+        backbone=Backbone.from_pretrained(place / "backbone"),
+        layer=settings["layer"],
+        pool=settings["pool"],
+        mirror=settings["mirror"],
+        head=head_from_state(checkpoint.read_tensors(place / "head.safetensors"), settings["head"]),
+        class_names=tuple(settings["class_names"]),
+        decoded_size=(height, width),
+        fit=settings["fit"],
+        facts=settings["facts"],
+    )
+
+
+def _model_card(model: TargetModel) -> str:
+    facts = "\n".join(f"- {name}: {value}" for name, value in model.facts.items())
+    return (
+        f"# Target model: {len(model.class_names)} classes\n\n"
+        f"Reads layer `{model.layer}` ({model.pool}) of a `{model.backbone.family.name}` backbone.\n\n{facts}\n\n"
+        "```python\nimport transfer\n\n"
+        'model = transfer.load("path/to/this/folder")\nmodel.predict(["photo.jpg"])\n```\n'
+    )

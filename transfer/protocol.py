@@ -1,0 +1,119 @@
+"""Which labels an arm may see, and what it is tested on: fixed before anything is trained, the same for all arms."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from auxtasks.errors import TransferError
+from auxtasks.seeding import generator
+
+__all__ = ["Draw", "Protocol", "class_accuracies", "plan_draws"]
+
+Rows = NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """A few-shot protocol.
+
+    Attributes:
+        shots: numbers of labels a class, such as (1, 5).
+        draws: how many times labels are drawn.
+        seed: of the draws.
+        test_per_class: at most so many test items of a class; None takes all that are left.
+    """
+
+    shots: tuple[int, ...] = (1, 5)
+    draws: int = 10
+    seed: int = 0
+    test_per_class: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.shots or min(self.shots) < 1 or list(self.shots) != sorted(set(self.shots)):
+            raise TransferError(f"shots are different whole numbers from 1 up, in rising order, found {self.shots}.")
+        if self.draws < 1:
+            raise TransferError(f"draws must be at least 1, found {self.draws}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """One draw of labels.
+
+    Attributes:
+        number: of the draw, beginning with 0.
+        support: shots to rows; a smaller number's rows are the first of a larger one's, class by class.
+        test: rows that no number of shots uses: the same for all of them.
+    """
+
+    number: int
+    support: dict[int, Rows]
+    test: Rows
+
+
+def plan_draws(labels: Sequence[int] | Rows, protocol: Protocol, class_names: Sequence[str] = ()) -> list[Draw]:
+    """Draw nested supports and what is tested beside them.
+
+    In each draw every class's items are permuted; the first are the support, those after the largest number of shots
+    are the test.
+
+    Args:
+        labels: (N,) classes from 0 to C - 1.
+        protocol: see `Protocol`.
+        class_names: for messages.
+
+    Raises:
+        TransferError: a class with too few items; names it, with what it has and what is needed.
+
+    Example:
+        >>> draw = plan_draws([0, 0, 0, 1, 1, 1], Protocol(shots=(1, 2), draws=1))[0]
+        >>> (len(draw.support[1]), len(draw.support[2]), len(draw.test))
+        (2, 4, 2)
+        >>> set(draw.support[1]) <= set(draw.support[2])
+        True
+    """
+    labels = np.asarray(labels, dtype=np.int64)
+    most = max(protocol.shots)
+    counts = np.bincount(labels, minlength=2)
+    _check_counts(counts, most, class_names)
+    members = [np.flatnonzero(labels == number) for number in range(len(counts))]
+    draws = []
+    for number in range(protocol.draws):
+        orders = [
+            generator(protocol.seed, "label draw", epoch=number, index=place).permutation(rows)
+            for place, rows in enumerate(members)
+        ]
+        end = None if protocol.test_per_class is None else most + protocol.test_per_class
+        draws.append(
+            Draw(
+                number=number,
+                support={shot: np.concatenate([order[:shot] for order in orders]) for shot in protocol.shots},
+                test=np.concatenate([order[most:end] for order in orders]),
+            )
+        )
+    return draws
+
+
+def _check_counts(counts: NDArray[np.int64], most: int, class_names: Sequence[str]) -> None:
+    short = np.flatnonzero(counts <= most)
+    if len(short):
+        first = int(short[0])
+        name = class_names[first] if first < len(class_names) else first
+        raise TransferError(
+            f"{len(short)} of {len(counts)} classes have too few items for {most} shots and a test: class {name!r} has "
+            f"{counts[first]}, needed are {most + 1}. Use fewer shots, or leave such classes out."
+        )
+
+
+def class_accuracies(predicted: Rows, labels: Rows, n_classes: int) -> NDArray[np.float64]:
+    """Return the share of each class's test items that were classified rightly, (C,).
+
+    Example:
+        >>> class_accuracies(np.array([0, 1, 1]), np.array([0, 0, 1]), 2).tolist()
+        [0.5, 1.0]
+    """
+    right = np.bincount(labels, weights=(predicted == labels).astype(np.float64), minlength=n_classes)
+    return right / np.bincount(labels, minlength=n_classes)
