@@ -22,6 +22,7 @@ __all__ = [
     "dump_recipe",
     "load_recipe",
     "recipe_names",
+    "recipe_summary",
     "recipe_text",
 ]
 
@@ -160,7 +161,7 @@ class Tuning(_Strict):
 class Head(_Strict):
     """A classifier on frozen features."""
 
-    name: Literal["prototype", "ridge", "logistic", "knn"]
+    name: Literal["prototype", "ridge", "logistic", "neighbors"]
     options: dict[str, str | int | float | bool] = Field(default_factory=dict)
 
 
@@ -179,9 +180,7 @@ class Transfer(_Strict):
     shots: list[Positive] = Field(default_factory=lambda: [1, 5], min_length=1)
     draws: Positive = 10
     test_per_class: Positive | None = None
-    arms: list[ArmName] = Field(
-        default_factory=lambda: ["scratch", "untrained", "raw", "frozen", "finetuned"], min_length=1
-    )
+    arms: Annotated[list[ArmName], Field(min_length=1)] = ["scratch", "untrained", "raw", "frozen", "finetuned"]
     claim: ArmName = "frozen"
     layers: dict[str, PoolName] | None = Field(default=None, description="layers to choose from; null takes all")
     heads: list[Head] = Field(default_factory=_default_heads, min_length=1)
@@ -255,6 +254,11 @@ def recipe_text(name_or_file: str) -> str:
     )
 
 
+def recipe_summary(name: str) -> str:
+    """Return a shipped recipe's description, on one line."""
+    return str(_parse_yaml(recipe_text(name), name).get("description", ""))
+
+
 def load_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe, apply ``key.sub=value`` overrides, and check all of it.
 
@@ -306,7 +310,7 @@ _Loader.add_implicit_resolver(
 
 def _parse_yaml(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader with one more number format
+        return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise RecipeError([f"{where}: not valid YAML: {error}"]) from error
 

@@ -1,1 +1,21 @@
 """Reuse: what of a pretrained backbone helps with few labels."""
+
+from transfer.fewshot import FewShot, evaluate_target
+from transfer.finetune import Tuning, fine_tune
+from transfer.frozen_features import FrozenFeatures
+from transfer.model import TargetModel, load
+from transfer.protocol import Protocol
+from transfer.report import build_report, write_report
+
+__all__ = [
+    "FewShot",
+    "FrozenFeatures",
+    "Protocol",
+    "TargetModel",
+    "Tuning",
+    "build_report",
+    "evaluate_target",
+    "fine_tune",
+    "load",
+    "write_report",
+]

@@ -1,1 +1,22 @@
 """Data: anything turned into checked columns, decoded once, drawn by a plan that is computed and not replayed."""
+
+from auxtasks.data.augment import Augment
+from auxtasks.data.images import ImageTable, decode_images, decode_one
+from auxtasks.data.pairs import Pairs, balanced_pairs, hold_out, load_pairs
+from auxtasks.data.plan import BatchPlan, EpochPlan, IdentityPlan
+from auxtasks.data.sources import load_source
+
+__all__ = [
+    "Augment",
+    "BatchPlan",
+    "EpochPlan",
+    "IdentityPlan",
+    "ImageTable",
+    "Pairs",
+    "balanced_pairs",
+    "decode_images",
+    "decode_one",
+    "hold_out",
+    "load_pairs",
+    "load_source",
+]

@@ -1,0 +1,136 @@
+"""The command line. Nothing heavy is imported before a command needs it: --help answers at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from auxtasks.errors import AuxtasksError, RecipeError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Pretrain on labels that cost nothing, reuse the lower layers where labels are few, and measure what it brings.",
+)
+
+RecipeName = Annotated[str, typer.Argument(help="Name of a recipe (see `auxtasks list`) or path of a YAML file.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key.sub=value, such as training.steps=100.")]
+Out = Annotated[Path | None, typer.Option(help="Run folder; runs/NAME by default.")]
+Processes = Annotated[int, typer.Option(min=1, help="Pretrain in so many processes of this machine.")]
+RunPath = Annotated[Path, typer.Argument(help="A run folder.")]
+
+
+@app.command("list")
+def list_recipes() -> None:
+    """List the recipes that come with the package."""
+    from recipes.config import recipe_names, recipe_summary
+
+    for name in recipe_names():
+        typer.echo(f"{name}  {recipe_summary(name)}")
+
+
+@app.command()
+def show(name: RecipeName) -> None:
+    """Print a recipe, with its comments."""
+    from recipes.config import recipe_text
+
+    typer.echo(recipe_text(name))
+
+
+@app.command()
+def validate(name: RecipeName, overrides: Overrides = None) -> None:
+    """Check a recipe and print it with every default written out."""
+    from recipes.config import dump_recipe, load_recipe
+
+    typer.echo(dump_recipe(load_recipe(name, overrides or [])))
+
+
+@app.command()
+def run(name: RecipeName, overrides: Overrides = None, out: Out = None, processes: Processes = 1) -> None:
+    """Pretrain, reuse, evaluate and report; goes on where an earlier run on the same folder stopped."""
+    from recipes.config import load_recipe
+
+    recipe = load_recipe(name, overrides or [])
+    from recipes.run import run_recipe
+
+    place = out or Path("runs") / recipe.name
+    report = run_recipe(recipe, place, processes)
+    if report is not None:
+        _print_report(place)
+
+
+@app.command()
+def pretrain(name: RecipeName, overrides: Overrides = None, out: Out = None) -> None:
+    """Pretrain the backbone only; also under `torchrun` and `accelerate launch`."""
+    from recipes.config import load_recipe
+
+    recipe = load_recipe(name, overrides or [])
+    from recipes.run import pretrain_recipe
+
+    pretrain_recipe(recipe, out or Path("runs") / recipe.name)
+
+
+@app.command()
+def transfer(run_path: RunPath, overrides: Overrides = None, out: Out = None) -> None:
+    """Evaluate a run's backbone on its targets, or on others given as overrides, into a folder of their own."""
+    from recipes.run import transfer_run
+
+    place = transfer_run(run_path, overrides or [], out)
+    _print_report(place)
+
+
+@app.command()
+def predict(
+    run_path: RunPath,
+    inputs: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
+    target: Annotated[str | None, typer.Option(help="Which target model, where the run has several.")] = None,
+) -> None:
+    """Print the likeliest class of each picture, with its probability, separated by tabs."""
+    from recipes.predict import predict_files
+
+    for path, label, probability in predict_files(run_path, inputs, target):
+        typer.echo(f"{path}\t{label}\t{probability:.3f}")
+
+
+@app.command()
+def inspect(path: Annotated[Path, typer.Argument(help="A run folder, or a saved backbone's.")]) -> None:
+    """Print a saved backbone's layers, input and origin."""
+    from recipes.predict import describe_backbone
+
+    typer.echo(describe_backbone(path))
+
+
+@app.command()
+def report(run_path: RunPath) -> None:
+    """Print a run's report."""
+    _print_report(run_path)
+
+
+def _print_report(place: Path) -> None:
+    from recipes.folder import RunFolder
+    from transfer.report import print_report, read_report
+
+    found = RunFolder(place).report
+    print_report(read_report(found))
+    typer.echo(f"\nReport with plots: {found.with_suffix('.md')}")
+
+
+def main() -> None:
+    """Run the command line; an error of ours is a message and an exit code, never a traceback.
+
+    Exit codes: 0 done, 1 it could not be done, 2 the recipe or the command line is wrong.
+    """
+    try:
+        app()
+    except RecipeError as error:
+        typer.echo("\n".join(f"error: {problem}" for problem in error.problems), err=True)
+        sys.exit(2)
+    except AuxtasksError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)

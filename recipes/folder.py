@@ -1,0 +1,140 @@
+"""The run folder: whose it is, what is in it, and what it was made with."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from auxtasks.checkpoint import read_json, write_json, write_text_atomically
+from auxtasks.errors import CheckpointError
+from recipes.config import Recipe, dump_recipe
+
+__all__ = ["RunFolder", "cache_folder"]
+
+# Keys that say how fast or how loudly a run goes, not what it computes.
+_WITHOUT_EFFECT = {
+    "training.workers", "training.log_every", "training.trackers", "training.keep_checkpoints", "training.device",
+    "description",
+}  # fmt: skip
+
+
+def cache_folder() -> Path:
+    """Return where decoded pictures and features are kept: AUXTASKS_CACHE, or ``auxtasks`` in the user's cache."""
+    given = os.environ.get("AUXTASKS_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(given) if given else Path(base) / "auxtasks"
+
+
+class RunFolder:
+    """One run's folder.
+
+    Args:
+        place: the folder; it may not exist yet.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    @property
+    def report(self) -> Path:
+        """The report of the few-shot evaluation."""
+        return self.place / "transfer" / "report.json"
+
+    @property
+    def pretraining(self) -> Path:
+        """Metrics and cost of the finished pretraining."""
+        return self.place / "pretrain.json"
+
+    def model(self, target: str) -> Path:
+        """Return where a target's model is kept."""
+        return self.place / "transfer" / "model" / target
+
+    def claim(self, recipe: Recipe) -> None:
+        """Take the folder for a recipe, or find that it already is that recipe's.
+
+        Raises:
+            CheckpointError: it holds another run, or files that are no run's; says what differs.
+        """
+        written = self.place / "recipe.yaml"
+        if written.is_file():
+            self._refuse_another(yaml.safe_load(written.read_text(encoding="utf-8")), recipe)
+            return
+        if self.place.is_dir() and any(self.place.iterdir()):
+            raise CheckpointError(
+                f"{self.place} is not empty and holds no recipe.yaml: it is not a run's folder. Choose another with --out."
+            )
+        write_text_atomically(written, dump_recipe(recipe))
+        write_json(self.place / "environment.json", _environment())
+
+    def _refuse_another(self, found: Mapping[str, Any], recipe: Recipe) -> None:
+        there, asked = _flat(found), _flat(recipe.model_dump(mode="json"))
+        differing = [
+            f"  {key}: {there.get(key)!r} there, {asked.get(key)!r} asked"
+            for key in sorted({*there, *asked} - _WITHOUT_EFFECT)
+            if there.get(key) != asked.get(key)
+        ]
+        if differing:
+            lines = "\n".join(differing)
+            raise CheckpointError(
+                f"{self.place} holds another run:\n{lines}\nAsk for the same to go on with it, or choose another folder "
+                "with --out. For other targets of the same backbone: auxtasks transfer."
+            )
+
+    def recipe(self) -> Recipe:
+        """Return the recipe that the folder was made for.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        written = self.place / "recipe.yaml"
+        if not written.is_file():
+            raise CheckpointError(f"{self.place} holds no recipe.yaml: it is not a run's folder.")
+        return Recipe.model_validate(yaml.safe_load(written.read_text(encoding="utf-8")))
+
+    def backbone(self) -> Path:
+        """Return the folder of the newest checkpoint's backbone.
+
+        Raises:
+            CheckpointError: nothing was pretrained here yet.
+        """
+        found = sorted((self.place / "checkpoints").glob("step-*/backbone"))
+        if not found:
+            raise CheckpointError(f"{self.place} has no checkpoint: pretrain first, with auxtasks pretrain or run.")
+        return found[-1]
+
+    def log_opening(self, event: Mapping[str, object]) -> None:
+        """Append a line about a test set that is now opened, with what had been settled before."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        with (self.place / "test_openings.jsonl").open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps({"time": now, **event}) + "\n")
+
+    def finish_pretraining(self, found: Mapping[str, Any]) -> None:
+        """Keep metrics and cost of the finished pretraining."""
+        write_text_atomically(self.pretraining, json.dumps(found, indent=2) + "\n")
+
+    def finished_pretraining(self) -> dict[str, Any] | None:
+        """Return metrics and cost of the finished pretraining, or None while it is not finished."""
+        if not self.pretraining.is_file():
+            return None
+        found: dict[str, Any] = read_json(self.pretraining)
+        return found
+
+
+def _flat(value: object, prefix: str = "") -> dict[str, object]:
+    """Flatten nested mappings into dotted keys."""
+    if not isinstance(value, Mapping) or not value:
+        return {prefix.removesuffix("."): value}
+    return {key: item for name, inner in value.items() for key, item in _flat(inner, f"{prefix}{name}.").items()}
+
+
+def _environment() -> dict[str, object]:
+    from transfer.report import versions
+
+    return {"versions": versions(), "platform": platform.platform(), "cpus": os.cpu_count()}
