@@ -16,7 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Pretrain on labels that cost nothing, reuse the lower layers where labels are few, and measure what it brings.",
+    help="Pretrain on labels that cost nothing, reuse the lower layers where labels are few, measure what it brings.",
 )
 
 RecipeName = Annotated[str, typer.Argument(help="Name of a recipe (see `auxtasks list`) or path of a YAML file.")]

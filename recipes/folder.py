@@ -68,7 +68,7 @@ class RunFolder:
             return
         if self.place.is_dir() and any(self.place.iterdir()):
             raise CheckpointError(
-                f"{self.place} is not empty and holds no recipe.yaml: it is not a run's folder. Choose another with --out."
+                f"{self.place} is not empty and holds no recipe.yaml: it is not a run's folder. Choose another (--out)."
             )
         write_text_atomically(written, dump_recipe(recipe))
         write_json(self.place / "environment.json", _environment())
@@ -83,8 +83,8 @@ class RunFolder:
         if differing:
             lines = "\n".join(differing)
             raise CheckpointError(
-                f"{self.place} holds another run:\n{lines}\nAsk for the same to go on with it, or choose another folder "
-                "with --out. For other targets of the same backbone: auxtasks transfer."
+                f"{self.place} holds another run:\n{lines}\nAsk for the same to go on with it, or choose another "
+                "folder (--out). For other targets of the same backbone: auxtasks transfer."
             )
 
     def recipe(self) -> Recipe:

@@ -1,4 +1,4 @@
-"""A whole run: pretrain, verify, reuse, evaluate, report. Each step finds what the steps before it left in the folder."""
+"""A whole run: pretrain, verify, reuse, evaluate, report. Each step finds in the folder what earlier ones left."""
 
 from __future__ import annotations
 

