@@ -62,11 +62,11 @@ def atomic_folder(place: Path) -> Iterator[Path]:
         >>> read_json(place / "a.json")
         {'value': 1}
     """
-    place.parent.mkdir(parents=True, exist_ok=True)
     temporary = place.parent / f".{place.name}.writing-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
     try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
         yield temporary
         for path in sorted(temporary.rglob("*")):
             _flush_to_disk(path)
@@ -87,8 +87,12 @@ def _replace_folder(temporary: Path, place: Path) -> None:
     aside = place.parent / f".{place.name}.replaced-{os.getpid()}"
     shutil.rmtree(aside, ignore_errors=True)
     place.rename(aside)
-    temporary.rename(place)
-    shutil.rmtree(aside)
+    try:
+        temporary.rename(place)
+    except OSError:
+        aside.rename(place)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)  # the new folder is in place: a leftover is no failure
 
 
 def write_json(path: Path, value: object) -> None:
@@ -109,7 +113,8 @@ def write_text_atomically(path: Path, text: str) -> None:
         _flush_to_disk(temporary)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise CheckpointError(f"could not write {path}: {error.strerror or error}.") from error
 
 
@@ -128,8 +133,17 @@ def read_json(path: Path) -> Any:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write named tensors as safetensors; views are made contiguous, devices are left behind."""
-    safetensors.torch.save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    """Write named tensors as safetensors; views are made contiguous, devices are left behind.
+
+    Raises:
+        CheckpointError: when the disk is full or cannot be written; names the file.
+    """
+    try:
+        safetensors.torch.save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path
+        )
+    except SafetensorError as error:
+        raise CheckpointError(f"could not write {path}: {error}.") from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

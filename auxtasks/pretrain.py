@@ -61,7 +61,8 @@ def pretrain(
         >>> from auxtasks.backbones import convnet
         >>> from auxtasks.data import load_source
         >>> from auxtasks.tasks import FacePairs
-        >>> faces = load_source("builtin:drawn_faces", options={"people": 4, "photos": 3})
+        >>> faces = load_source("builtin:drawn_faces", columns={"image": "image", "label": "label"},
+        ...                     options={"people": 4, "photos": 3})
         >>> task = FacePairs(convnet(size=16, widths=[8], blocks=[1], embedding=8), photos=2)
         >>> result = pretrain(task, faces, steps=2, batch_size=8)
         >>> result.steps
@@ -89,7 +90,7 @@ def pretrain(
         optimizer=optimizer,
         loop=loop,
         folder=Path(folder) if folder else None,
-        identity={"task": type(task).__name__, "data": _fingerprint(records)},
+        identity={"task": type(task).__name__, **task.settings, "data": _fingerprint(records)},
         provenance={"pretrained_on": f"{task.description} on {described_as or 'unnamed data'}"},
         validate=(lambda: task.evaluate(held_out)) if held_out is not None else None,
     )

@@ -20,6 +20,7 @@ from recipes import config
 from transfer.fewshot import FewShot
 from transfer.finetune import Stage, Tuning
 from transfer.protocol import Protocol
+from transfer.spaces import Metric
 
 __all__ = [
     "PretrainingData",
@@ -163,6 +164,7 @@ def make_few_shot(recipe: config.Recipe, backbone: Backbone) -> FewShot:
         claim=transfer.claim,
         layers=transfer.layers,
         heads=[(head.name, head.options) for head in transfer.heads],
+        metric=Metric(**transfer.discriminants.model_dump()) if transfer.discriminants else None,
         mirror=transfer.mirror,
         tuning=_tuning(transfer.tuning),
         scratch=_tuning(transfer.scratch),

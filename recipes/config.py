@@ -10,7 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
@@ -34,9 +35,9 @@ ArmName = Literal["scratch", "untrained", "raw", "frozen", "finetuned"]
 
 
 class _Strict(BaseModel):
-    """Unknown keys are errors, and a string is no number."""
+    """Unknown keys are errors, a string is no number, and neither is infinity."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Source(_Strict):
@@ -73,7 +74,9 @@ class Backbone(_Strict):
     """What is pretrained."""
 
     name: str = "convnet"
-    arguments: dict[str, JsonValue] = Field(default_factory=dict, description="see `auxtasks show backbones`")
+    arguments: dict[str, JsonValue] = Field(
+        default_factory=dict, description="of its builder in auxtasks.backbones, such as size"
+    )
 
 
 class Augment(_Strict):
@@ -165,6 +168,13 @@ class Head(_Strict):
     options: dict[str, str | int | float | bool] = Field(default_factory=dict)
 
 
+class Discriminants(_Strict):
+    """Directions that tell pretraining identities apart, as further spaces for the heads."""
+
+    components: Positive = 256
+    shrinkage: Annotated[float, Field(gt=0)] = 1.0
+
+
 def _default_heads() -> list[Head]:
     return [
         Head(name="prototype"),
@@ -184,6 +194,7 @@ class Transfer(_Strict):
     claim: ArmName = "frozen"
     layers: dict[str, PoolName] | None = Field(default=None, description="layers to choose from; null takes all")
     heads: list[Head] = Field(default_factory=_default_heads, min_length=1)
+    discriminants: Discriminants | None = Discriminants()
     mirror: bool = False
     tuning: Tuning = Field(default_factory=Tuning)
     scratch: Tuning = Field(default_factory=lambda: Tuning(stages=[Stage(steps=100)], learning_rates=[2e-3]))
@@ -278,11 +289,13 @@ def load_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         problem = _apply_override(value, override)
         problems += [problem] if problem else []
-    value["targets"] = {name: target for name, target in (value.get("targets") or {}).items() if target is not None}
+    if isinstance(value.get("targets"), dict | None):
+        value["targets"] = {name: target for name, target in (value.get("targets") or {}).items() if target is not None}
     try:
         recipe = Recipe.model_validate(value)
     except ValidationError as error:
-        raise RecipeError([*problems, *(_describe(entry) for entry in error.errors())]) from error
+        # A value that fits none of several types is an error for each of them, described alike: said once.
+        raise RecipeError([*problems, *dict.fromkeys(_describe(entry) for entry in error.errors())]) from error
     problems += [
         f"{key}: not given. Name a data set with {key}=PATH"
         + (f", or leave the target out with {key.removesuffix('.path')}=null" if key.startswith("targets.") else "")
@@ -312,7 +325,7 @@ def _parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise RecipeError([f"{where}: not valid YAML: {error}"]) from error
+        raise RecipeError([f"{where}: not valid YAML: {' '.join(str(error).split())}"]) from error
 
 
 def _apply_override(value: dict[str, Any], override: str) -> str | None:
@@ -328,8 +341,15 @@ def _apply_override(value: dict[str, Any], override: str) -> str | None:
         at = at[step]
         if not isinstance(at, dict):
             return f"{key}: {'.'.join(steps[: place + 1])} is a value, not a group of keys"
-    at[steps[-1]] = _parse_yaml(text, key) if text else None
+    try:
+        at[steps[-1]] = _parse_yaml(text, key) if text else None
+    except RecipeError as error:
+        return error.problems[0]
     return None
+
+
+# What pydantic adds to a place for each type that a value may have, and how it names that type in an error.
+_SCALARS = {"str": "string", "int": "int", "float": "float", "bool": "bool"}
 
 
 def _describe(entry: Mapping[str, Any]) -> str:
@@ -343,9 +363,14 @@ def _describe(entry: Mapping[str, Any]) -> str:
         return f"{key}: unknown key. Allowed here: {', '.join(allowed)}.{hint}"
     if kind == "missing":
         return f"{key}: required, not given"
-    message = re.sub(r"^Value error, ", "", entry["msg"])
     found = entry["input"]
-    hint = ""
+    if place and place[-1] in _SCALARS and kind == f"{_SCALARS[str(place[-1])]}_type":
+        return f"{'.'.join(map(str, place[:-1]))}: must be a text, a number or true or false, found {found!r}."
+    if kind in ("model_type", "dict_type"):
+        return f"{key}: must be a group of keys, found {found!r}."
+    if kind == "value_error":  # of a validator here, whose message begins with a key
+        return f"{key}.{entry['msg'].removeprefix('Value error, ')}."
+    message, hint = entry["msg"], ""
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", message)
         close = difflib.get_close_matches(str(found), allowed, n=1)
@@ -356,16 +381,26 @@ def _describe(entry: Mapping[str, Any]) -> str:
 
 def _fields_at(place: Sequence[str | int]) -> list[str]:
     """Return the keys that are allowed at a place in a recipe."""
-    model: Any = Recipe
+    at: Any = Recipe
     for step in place:
-        if isinstance(model, type) and issubclass(model, BaseModel) and isinstance(step, str):
-            model = _inner_model(model.model_fields[step].annotation) if step in model.model_fields else None
-        # A name in a mapping or a number in a list stays at the model of its values.
-    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+        at = _type_inside(at, step)
+    return next((list(option.model_fields) for option in _options(at) if _is_model(option)), [])
 
 
-def _inner_model(annotation: Any) -> Any:
-    """Find the model inside ``Model | None``, ``dict[str, Model]`` or ``list[Model]``."""
-    if isinstance(annotation, type) and get_origin(annotation) is None and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for found in map(_inner_model, get_args(annotation)) if found is not None), None)
+def _type_inside(annotation: Any, step: str | int) -> Any:
+    """Return the type of what is at a key or an index of a value of a type."""
+    for option in _options(annotation):
+        if get_origin(option) in (dict, list):
+            return get_args(option)[-1]
+        if _is_model(option) and step in option.model_fields:
+            return option.model_fields[step].annotation
+    return None
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    """Return the types in ``Model | None``; any other type alone."""
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and get_origin(annotation) is None and issubclass(annotation, BaseModel)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from auxtasks.backbones import Backbone
-from auxtasks.data.sources import IMAGE_SUFFIXES
+from auxtasks.data.folders import IMAGE_SUFFIXES
 from auxtasks.errors import DataError
 from recipes.folder import RunFolder
 from transfer.model import PREDICTED_AT_A_TIME, load

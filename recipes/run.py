@@ -24,11 +24,13 @@ from auxtasks.tasks.verification import held_out_threshold, verify
 from recipes import build
 from recipes.config import Recipe, load_recipe
 from recipes.folder import RunFolder, cache_folder
-from transfer.choices import Proxy, cross_validated
-from transfer.fewshot import FewShot, Outcome, default_pools, evaluate_target
+from transfer.choices import cross_validated
+from transfer.discriminants import base_layer
+from transfer.fewshot import FewShot, Outcome, evaluate_target
 from transfer.leaks import find_leaks
 from transfer.model import TargetModel
 from transfer.report import Report, build_report, read_report, write_report
+from transfer.spaces import Pretrained, default_pools
 
 __all__ = ["pretrain_recipe", "run_recipe", "transfer_recipe", "transfer_run"]
 
@@ -202,7 +204,7 @@ def transfer_recipe(recipe: Recipe, place: Path, *, pretrained: Path | None = No
     split = _Pretraining.read(recipe, build.make_task(recipe, backbone))
     settings = build.make_few_shot(recipe, backbone)
     cache = FeatureCache(cache_folder() / "features")
-    proxy = _proxy(backbone, split.held_out, settings, cache)
+    pretrained_data = Pretrained(split.trained, split.held_out)
     outcomes: dict[str, Outcome] = {}
     notes: list[str] = []
     for name, target in recipe.targets.items():
@@ -216,11 +218,11 @@ def transfer_recipe(recipe: Recipe, place: Path, *, pretrained: Path | None = No
             seed=recipe.seed,
             name=name,
             cache=cache,
-            proxy=proxy,
+            pretrained=pretrained_data,
             open_test=folder.log_opening,
         )
         notes += outcomes[name].notes
-        _target_model(backbone, table, settings, outcomes[name], cache, recipe.seed).save(folder.model(name))
+        _target_model(backbone, table, settings, outcomes[name], recipe.seed).save(folder.model(name))
     finished = origin.finished_pretraining()
     if finished is None:
         finished = {"metrics": {}, "cost": {}, "notes": ["The backbone is of a pretraining that was not finished."]}
@@ -236,14 +238,6 @@ def transfer_recipe(recipe: Recipe, place: Path, *, pretrained: Path | None = No
     )
     write_report(report, folder.report.parent)
     return report
-
-
-def _proxy(backbone: Backbone, held_out: ImageTable, settings: FewShot, cache: FeatureCache) -> Proxy | None:
-    """Return features of the people held out of pretraining, on whom choices may be made."""
-    if not len(held_out):
-        return None
-    layers = dict(settings.layers or default_pools(backbone))
-    return Proxy(cache.features(backbone, held_out, layers, mirror=settings.mirror), held_out.labels)
 
 
 def _describe_target(name: str, table: ImageTable, backbone: Backbone, settings: FewShot) -> list[str]:
@@ -275,24 +269,24 @@ def _check_leaks(name: str, split: _Pretraining, table: ImageTable, on_leak: str
     return [f"{name}: {line}" for line in leaks.describe().splitlines()]
 
 
-def _target_model(
-    backbone: Backbone, table: ImageTable, settings: FewShot, outcome: Outcome, cache: FeatureCache, seed: int
-) -> TargetModel:
+def _target_model(backbone: Backbone, table: ImageTable, settings: FewShot, outcome: Outcome, seed: int) -> TargetModel:
     """Fit the model that the user takes away, on all labels."""
     layers = dict(settings.layers or default_pools(backbone))
-    features = cache.features(backbone, table, layers, mirror=settings.mirror)
+    features = outcome.spaces.target
     most = max(settings.protocol.shots)
     chosen = cross_validated(features, table.labels, outcome.ranked[most], seed)
+    layer = base_layer(chosen.layer)
     head = chosen.build().fit(features[chosen.layer], table.labels, len(table.class_names))
     height, width = table.pixels.shape[1:3]
     return TargetModel(
         backbone=backbone,
-        layer=chosen.layer,
-        pool=layers[chosen.layer],
+        layer=layer,
+        pool=layers[layer],
         mirror=settings.mirror,
         head=head,
         class_names=table.class_names,
         decoded_size=(height, width),
+        discriminants=outcome.spaces.discriminants[layer] if layer != chosen.layer else None,
         facts={
             "fitted on": f"all {len(table)} labelled pictures; the report's scores are for {most} and fewer a class",
             "head": chosen.head,

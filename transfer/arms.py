@@ -13,18 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.model_selection import StratifiedKFold
+from torch import Tensor
 
-from auxtasks.backbones.base import Backbone, Pool
+from auxtasks.backbones.base import Backbone
+from auxtasks.backbones.pooling import Pool
 from auxtasks.data.augment import Augment, center
 from auxtasks.data.images import ImageTable
 from auxtasks.features.extract import extract
 from auxtasks.seeding import torch_seed
 from auxtasks.training.engine import LoopSettings
 from transfer.choices import Candidate, cross_validated
+from transfer.discriminants import Discriminants
 from transfer.finetune import Tuned, Tuning, fine_tune
 from transfer.heads import FittedLinear, build_head
 
-__all__ = ["Arm", "FeatureArm", "Prediction", "RawArm", "TunedArm", "raw_features"]
+__all__ = ["Arm", "FeatureArm", "Prediction", "RawArm", "StartHead", "TunedArm", "raw_features"]
 
 Features = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -127,6 +130,29 @@ def raw_features(table: ImageTable, side: int = RAW_SIDE) -> Features:
 
 
 @dataclasses.dataclass(frozen=True)
+class StartHead:
+    """A logistic head on frozen features, as the linear layer that fine-tuning begins with.
+
+    A random head would send random gradients into pretrained layers, and undo them, before it fits (Kumar et al.,
+    "Fine-tuning can distort pretrained features and underperform out-of-distribution", ICLR 2022).
+
+    Attributes:
+        features: (N, D) of all items.
+        discriminants: what `features` were made with from the layer's own; None if they are the layer's own.
+    """
+
+    features: Features
+    discriminants: Discriminants | None = None
+
+    def fit(self, support: Rows, labels: Rows, n_classes: int) -> tuple[Tensor, Tensor]:
+        """Return weight (C, D) and bias (C,) on the layer's own features."""
+        head = build_head("logistic", C=1.0, scaling="rms").fit(self.features[support], labels, n_classes)
+        assert isinstance(head, FittedLinear)  # what a logistic head fits
+        weight, bias = head.as_linear()
+        return self.discriminants.unfold(weight, bias) if self.discriminants else (weight, bias)
+
+
+@dataclasses.dataclass(frozen=True)
 class TunedArm:
     """A network trained on the support: fine-tuned from pretrained weights, or from scratch.
 
@@ -138,7 +164,7 @@ class TunedArm:
         rates: learning rates to choose from, by cross-validation inside the support with two or more shots; the first
             is the default.
         tuning: the rest of the settings.
-        features: (N, D) frozen features of the layer, from which a first head is fitted; None starts with a random one.
+        head: fits the head that training begins with; None begins with a random one.
         mirror: see `extract`.
         augment: see `Augment`.
         loop: see `LoopSettings`.
@@ -152,7 +178,7 @@ class TunedArm:
     n_classes: int
     rates: tuple[float, ...]
     tuning: Tuning
-    features: Features | None
+    head: StartHead | None
     mirror: bool
     augment: Augment | None
     loop: LoopSettings | None
@@ -162,15 +188,12 @@ class TunedArm:
         """Choose a learning rate, train, and predict."""
         rate = self.rates[0] if shot == 1 or len(self.rates) == 1 else self._choose_rate(support, labels, draw)
         tuned = self.train(support, labels, rate=rate, draw=draw)
-        return Prediction(self._classify(tuned, test), self.layer, tuned.training_accuracy)
+        fits = float(np.mean(self._classify(tuned, support) == labels))
+        return Prediction(self._classify(tuned, test), self.layer, fits)
 
     def train(self, support: Rows, labels: Rows, *, rate: float, draw: int = 0) -> Tuned:
         """Train on labelled rows."""
-        start = None
-        if self.features is not None:
-            head = build_head("logistic", C=1.0, scaling="rms").fit(self.features[support], labels, self.n_classes)
-            assert isinstance(head, FittedLinear)  # what a logistic head fits
-            start = head.as_linear()
+        start = self.head.fit(support, labels, self.n_classes) if self.head else None
         return fine_tune(
             self.backbone,
             self.layer,

@@ -11,23 +11,24 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from auxtasks.backbones.base import Backbone, Pool
+from auxtasks.backbones.base import Backbone
+from auxtasks.backbones.pooling import Pool
 from auxtasks.data.augment import Augment
 from auxtasks.data.images import ImageTable
 from auxtasks.errors import TransferError
 from auxtasks.features.cache import FeatureCache
-from auxtasks.features.extract import layer_shapes
 from auxtasks.training.engine import LoopSettings
 from auxtasks.training.tracking import ProgressBar
-from transfer.arms import Arm, FeatureArm, Prediction, RawArm, TunedArm, raw_features
-from transfer.choices import Candidate, Proxy, ranked_in_advance
+from transfer.arms import Arm, FeatureArm, Prediction, RawArm, StartHead, TunedArm, raw_features
+from transfer.choices import Candidate, ranked_in_advance
+from transfer.discriminants import base_layer
 from transfer.finetune import Tuning
 from transfer.protocol import Draw, Protocol, class_accuracies, plan_draws
 from transfer.report import TargetResults
+from transfer.spaces import Metric, Pretrained, Spaces, default_pools, feature_spaces
 
-__all__ = ["DEFAULT_HEADS", "FewShot", "Outcome", "default_pools", "evaluate_target"]
+__all__ = ["DEFAULT_HEADS", "FewShot", "Outcome", "evaluate_target"]
 
-Features = NDArray[np.float32]
 Matrix = NDArray[np.float64]
 
 HeadOptions = Mapping[str, str | int | float | bool]
@@ -50,6 +51,7 @@ class FewShot:
         claim: the arm that the report speaks for, settled here, before any test.
         layers: layers that may be reused, with their pooling; None takes all, see `default_pools`.
         heads: names and options of the heads that may be put on them.
+        metric: how discriminants are fitted on the pretraining data, as further spaces to choose from, or None.
         mirror: average features with the mirror image's.
         tuning: of the arm ``finetuned``.
         scratch: of the arm ``scratch``; as many steps and learning rates as `tuning`.
@@ -63,6 +65,7 @@ class FewShot:
     claim: str = "frozen"
     layers: Mapping[str, Pool] | None = None
     heads: Sequence[tuple[str, HeadOptions]] = DEFAULT_HEADS
+    metric: Metric | None = dataclasses.field(default_factory=Metric)
     mirror: bool = False
     tuning: Tuning = dataclasses.field(default_factory=Tuning)
     scratch: Tuning = dataclasses.field(default_factory=Tuning)
@@ -79,6 +82,10 @@ class FewShot:
                 f"finetuned chooses among {len(self.tuning_rates)} learning rates and scratch among "
                 f"{len(self.scratch_rates)}: give both the same search."
             )
+        if self.tuning.steps != self.scratch.steps:
+            raise TransferError(
+                f"finetuned trains for {self.tuning.steps} steps and scratch for {self.scratch.steps}: give both the same."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,19 +94,15 @@ class Outcome:
 
     Attributes:
         results: tables of scores for the report.
+        spaces: features of the pretrained backbone that the heads were put on.
         ranked: shots to candidates in the order that held before any label was seen.
         notes: for the reader of the report.
     """
 
     results: TargetResults
+    spaces: Spaces
     ranked: Mapping[int, Sequence[Candidate]]
     notes: tuple[str, ...]
-
-
-def default_pools(backbone: Backbone) -> dict[str, Pool]:
-    """Return all layers with a pooling: a 3 x 3 grid for image layers, the mean for tokens, vectors as they are."""
-    shapes = layer_shapes(backbone)
-    return {name: "grid" if len(shape) == 3 else "auto" for name, shape in shapes.items()}
 
 
 def evaluate_target(
@@ -110,7 +113,7 @@ def evaluate_target(
     seed: int,
     name: str = "target",
     cache: FeatureCache | None = None,
-    proxy: Proxy | None = None,
+    pretrained: Pretrained | None = None,
     open_test: Callable[[Mapping[str, object]], None] | None = None,
     show_progress: bool = True,
 ) -> Outcome:
@@ -123,7 +126,7 @@ def evaluate_target(
         seed: of the untrained and scratch networks, folds and training.
         name: of the target, for the progress bar.
         cache: keeps frozen features.
-        proxy: held-out pretraining items with features of the same layers, for the choices with one shot.
+        pretrained: pictures of the pretraining data, for discriminants and for the choices with one shot.
         open_test: called once, after all choices and before the first test label is read, with what was settled.
         show_progress: False never draws a bar.
 
@@ -134,18 +137,48 @@ def evaluate_target(
     n_classes = len(table.class_names)
     draws = plan_draws(table.labels, settings.protocol, table.class_names)
     layers = dict(settings.layers or default_pools(backbone))
-    candidates = [Candidate(layer, head, options) for layer in reversed(layers) for head, options in settings.heads]
-    ranked, how = {}, ""
-    for shot in settings.protocol.shots:
-        ranked[shot], how = ranked_in_advance(proxy, candidates, shots=shot, classes=n_classes, seed=seed)
-    cache = cache or FeatureCache()
-    frozen = cache.features(backbone, table, layers, mirror=settings.mirror)
-    arms = _build_arms(backbone, table, layers, settings, frozen, ranked, cache, seed)
-    depth_arms = {
-        layer: FeatureArm(
-            {layer: frozen[layer]}, {shot: [_best_of(ranked[shot], layer)] for shot in ranked}, n_classes, seed
+    kept = cache or FeatureCache()
+
+    def frozen_arm(of: Backbone) -> tuple[Spaces, FeatureArm, str]:
+        spaces = feature_spaces(
+            of, table, layers, kept, mirror=settings.mirror, pretrained=pretrained, metric=settings.metric
         )
-        for layer in layers
+        ranked, how = _rank(spaces, settings, n_classes, seed)
+        return spaces, FeatureArm(spaces.target, ranked, n_classes, seed), how
+
+    spaces, frozen, how = frozen_arm(backbone)
+    untrained = backbone.untrained(seed + 1)
+    # The trained networks read the layer that ranks first at the most shots: settled in advance, like the rest.
+    space = frozen.ranked[max(frozen.ranked)][0].layer
+    layer = base_layer(space)
+
+    def tuned_arm(start: Backbone, tuning: Tuning, rates: tuple[float, ...], head: StartHead | None) -> TunedArm:
+        return TunedArm(
+            start, layer, layers[layer], table, n_classes, rates, tuning, head, settings.mirror, settings.augment,
+            settings.loop, seed,
+        )  # fmt: skip
+
+    builders: dict[str, Callable[[], Arm]] = {
+        "frozen": lambda: frozen,
+        "untrained": lambda: frozen_arm(untrained)[1],
+        "raw": lambda: RawArm(raw_features(table), n_classes, seed),
+        "finetuned": lambda: tuned_arm(
+            backbone,
+            settings.tuning,
+            settings.tuning_rates,
+            StartHead(spaces.target[space], spaces.discriminants.get(layer) if space != layer else None),
+        ),
+        "scratch": lambda: tuned_arm(untrained, settings.scratch, settings.scratch_rates, None),
+    }
+    unknown = sorted(set(settings.arms) - set(builders))
+    if unknown:
+        raise TransferError(f"no such arm: {', '.join(unknown)}. There are {', '.join(builders)}.")
+    arms = {arm: builders[arm]() for arm in settings.arms}
+    depth_arms = {
+        place: FeatureArm(
+            {place: values}, {shot: [_best_of(frozen.ranked[shot], place)] for shot in frozen.ranked}, n_classes, seed
+        )
+        for place, values in spaces.target.items()
     }
     total = len(draws) * len(settings.protocol.shots) * len(arms)
     with ProgressBar(f"few-shot {name}", total, shown=show_progress) as bar:
@@ -153,8 +186,8 @@ def evaluate_target(
             arm: _predict_all(built, draws, settings.protocol.shots, table.labels, bar) for arm, built in arms.items()
         }
     depth = {
-        layer: _predict_all(built, draws, settings.protocol.shots, table.labels, None)
-        for layer, built in depth_arms.items()
+        place: _predict_all(built, draws, settings.protocol.shots, table.labels, None)
+        for place, built in depth_arms.items()
     }
     chosen = {
         shot: {"arm": settings.claim, "layer": _commonest(predictions[settings.claim][shot])}
@@ -180,45 +213,20 @@ def evaluate_target(
             "choices": f"one shot: {how}; more: cross-validation inside the support",
         },
         chosen=chosen,
-        depth={shot: {layer: scores(depth[layer])[shot] for layer in layers} for shot in settings.protocol.shots},
+        depth={shot: {place: scores(depth[place])[shot] for place in depth} for shot in settings.protocol.shots},
     )
-    return Outcome(results, ranked, tuple(_training_notes(name, predictions)))
+    return Outcome(results, spaces, frozen.ranked, tuple(_training_notes(name, predictions)))
 
 
-def _build_arms(
-    backbone: Backbone,
-    table: ImageTable,
-    layers: Mapping[str, Pool],
-    settings: FewShot,
-    frozen: Mapping[str, Features],
-    ranked: Mapping[int, Sequence[Candidate]],
-    cache: FeatureCache,
-    seed: int,
-) -> dict[str, Arm]:
-    n_classes = len(table.class_names)
-    random_backbone = backbone.untrained(seed + 1)
-    # The trained networks read the layer that ranks first at the most shots: settled in advance, like the rest.
-    layer = ranked[max(ranked)][0].layer
-
-    def tuned(start: Backbone, features: Features | None, tuning: Tuning, rates: tuple[float, ...]) -> TunedArm:
-        return TunedArm(
-            start, layer, layers[layer], table, n_classes, rates, tuning, features, settings.mirror, settings.augment,
-            settings.loop, seed,
-        )  # fmt: skip
-
-    builders: dict[str, Callable[[], Arm]] = {
-        "frozen": lambda: FeatureArm(frozen, ranked, n_classes, seed),
-        "untrained": lambda: FeatureArm(
-            cache.features(random_backbone, table, layers, mirror=settings.mirror), ranked, n_classes, seed
-        ),
-        "raw": lambda: RawArm(raw_features(table), n_classes, seed),
-        "finetuned": lambda: tuned(backbone, frozen[layer], settings.tuning, settings.tuning_rates),
-        "scratch": lambda: tuned(random_backbone, None, settings.scratch, settings.scratch_rates),
-    }
-    unknown = sorted(set(settings.arms) - set(builders))
-    if unknown:
-        raise TransferError(f"no such arm: {', '.join(unknown)}. There are {', '.join(builders)}.")
-    return {arm: builders[arm]() for arm in settings.arms}
+def _rank(spaces: Spaces, settings: FewShot, n_classes: int, seed: int) -> tuple[dict[int, list[Candidate]], str]:
+    """Order layers and heads for each number of shots before any label of the target is seen; say how."""
+    candidates = [
+        Candidate(place, head, options) for place in reversed(list(spaces.target)) for head, options in settings.heads
+    ]
+    ranked, how = {}, ""
+    for shot in settings.protocol.shots:
+        ranked[shot], how = ranked_in_advance(spaces.proxy, candidates, shots=shot, classes=n_classes, seed=seed)
+    return ranked, how
 
 
 def _predict_all(
@@ -264,6 +272,6 @@ def _training_notes(name: str, predictions: Mapping[str, Mapping[int, Sequence[P
             if fits:
                 doubt = "" if np.mean(fits) >= 0.9 else ": train it longer before trusting it as a baseline"
                 notes.append(
-                    f"{name}: {arm} fits {np.mean(fits):.0%} of its augmented training pictures at {shot} shots{doubt}."
+                    f"{name}: {arm} fits {np.mean(fits):.0%} of its training pictures at {shot} a class{doubt}."
                 )
     return notes

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from auxtasks import checkpoint
-from auxtasks.backbones.base import Backbone, Pool, pool_layer
+from auxtasks.backbones.base import Backbone
+from auxtasks.backbones.pooling import Pool, pool_layer
 from auxtasks.data.augment import Augment
 from auxtasks.data.images import ImageTable
 from auxtasks.data.loaders import Feed
@@ -65,6 +66,11 @@ class Tuning:
     depth_decay: float = 0.7
     batch_size: int = 64
     weight_decay: float = 0.05
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages."""
+        return sum(stage.steps for stage in self.stages)
 
 
 class LabelledBatch(NamedTuple):
@@ -203,10 +209,11 @@ def fine_tune(
     """
     tuning = tuning or Tuning()
     classes = np.asarray(labels, dtype=np.int64)
-    if len(classes) != len(table) or classes.min() < 0 or classes.max() >= n_classes:
+    if not len(classes) or len(classes) != len(table) or classes.min() < 0 or classes.max() >= n_classes:
+        span = f" from {classes.min()} to {classes.max()}" if len(classes) else ""
         raise TransferError(
-            f"{len(table)} pictures need {len(table)} labels from 0 to {n_classes - 1}, found {len(classes)} labels "
-            f"from {classes.min()} to {classes.max()}."
+            f"{len(table)} pictures need {len(table)} labels from 0 to {n_classes - 1}, at least one, found "
+            f"{len(classes)} labels{span}."
         )
     check_channels(backbone, table)
     model = Classifier(copy.deepcopy(backbone), layer, pool, n_classes, start=start, seed=seed)
@@ -223,16 +230,15 @@ def fine_tune(
         Phase(stage.steps, begin=_unfreezes(stage.top_layers), rate_scale=scales.__getitem__, name=f"stage {place + 1}")
         for place, stage in enumerate(tuning.stages)
     ]
-    steps = sum(stage.steps for stage in tuning.stages)
     result = train(
         model,
         feed,
         phases,
         seed=seed,
         optimizer=OptimizerSettings(
-            learning_rate=tuning.learning_rate, weight_decay=tuning.weight_decay, warmup_steps=steps // 20
+            learning_rate=tuning.learning_rate, weight_decay=tuning.weight_decay, warmup_steps=tuning.steps // 20
         ),
-        loop=loop or LoopSettings(log_every=max(1, steps // 5), show_progress=False),
+        loop=loop or LoopSettings(log_every=max(1, tuning.steps // 5), show_progress=False),
         folder=folder,
     )
     model.backbone.freeze([])

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from auxtasks.backbones.base import Backbone, Pool
+from auxtasks.backbones.base import Backbone
+from auxtasks.backbones.pooling import Pool
 from auxtasks.data.augment import with_room
-from auxtasks.data.images import Fit, Picture
-from auxtasks.features.extract import extract
+from auxtasks.data.decoding import Fit, Picture
+from auxtasks.errors import InputMismatchError
+from auxtasks.features.extract import extract, feature_widths
 from transfer.model import table_of
 
 __all__ = ["FrozenFeatures"]
@@ -59,9 +61,20 @@ class FrozenFeatures(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, items: Sequence[Picture]) -> NDArray[np.float32]:
-        """Return features (N, D) of pictures given as paths, PIL images, encoded bytes or uint8 arrays."""
+        """Return features (N, D) of pictures given as paths, PIL images, encoded bytes or uint8 arrays.
+
+        Raises:
+            ImageError: a picture cannot be read; names it.
+            InputMismatchError: a backbone that takes no pictures.
+        """
+        if self.backbone.input.size is None:
+            raise InputMismatchError(
+                f"the backbone takes {self.backbone.input.kind} items of shape {self.backbone.input.shape}, not pictures."
+            )
         name = self.layer or self.backbone.layer_names[-1]
-        height, width = self.backbone.input.shape[1:]
+        if not len(items):
+            return np.empty((0, feature_widths(self.backbone, {name: self.pool})[name]), dtype=np.float32)
+        height, width = self.backbone.input.size
         table = table_of(items, with_room((height, width)), self.backbone.input.shape[0], self.fit_mode)
         return extract(self.backbone, table, {name: self.pool}, mirror=self.mirror)[name]
 

@@ -9,12 +9,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import from_numpy
 
 from auxtasks import checkpoint
-from auxtasks.backbones.base import Backbone, Pool
-from auxtasks.data.images import Fit, ImageTable, Picture, decode_one
+from auxtasks.backbones.base import Backbone
+from auxtasks.backbones.pooling import Pool
+from auxtasks.data.decoding import Fit, Picture, decode_one
+from auxtasks.data.images import ImageTable
 from auxtasks.errors import CheckpointError, did_you_mean
 from auxtasks.features.extract import extract
+from transfer.discriminants import Discriminants
 from transfer.heads import FittedHead, head_from_state
 
 __all__ = ["TargetModel", "find_models", "load"]
@@ -32,6 +36,7 @@ class TargetModel:
         pool: how the layer becomes a vector, see `pool_layer`.
         mirror: whether a picture's features are averaged with its mirror image's.
         head: fitted on the labels.
+        discriminants: between layer and head, or None.
         class_names: C names.
         decoded_size: height and width at which pictures were decoded before they were fitted to the backbone's input.
         fit: how other shapes are fitted, see `decode_images`.
@@ -60,6 +65,7 @@ class TargetModel:
     class_names: tuple[str, ...]
     decoded_size: tuple[int, int]
     fit: Fit = "stretch"
+    discriminants: Discriminants | None = None
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def predict_proba(self, items: Sequence[Picture]) -> NDArray[np.float64]:
@@ -80,7 +86,8 @@ class TargetModel:
 
     def _features(self, items: Sequence[Picture]) -> NDArray[np.float32]:
         table = table_of(items, self.decoded_size, self.backbone.input.shape[0], self.fit)
-        return extract(self.backbone, table, {self.layer: self.pool}, mirror=self.mirror)[self.layer]
+        features = extract(self.backbone, table, {self.layer: self.pool}, mirror=self.mirror)[self.layer]
+        return self.discriminants(features) if self.discriminants else features
 
     def save(self, folder: str | Path) -> Path:
         """Write a folder that `load` reads, as a whole or not at all."""
@@ -95,11 +102,17 @@ class TargetModel:
             "class_names": list(self.class_names),
             "decoded_size": list(self.decoded_size),
             "fit": self.fit,
+            "discriminants": self.discriminants is not None,
             "facts": dict(self.facts),
         }
         with checkpoint.atomic_folder(place) as temporary:
             self.backbone.save_pretrained(temporary / "backbone")
             checkpoint.write_tensors(temporary / "head.safetensors", tensors)
+            if self.discriminants:
+                arrays = {"shift": self.discriminants.shift, "matrix": self.discriminants.matrix}
+                checkpoint.write_tensors(
+                    temporary / "discriminants.safetensors", {name: from_numpy(array) for name, array in arrays.items()}
+                )
             checkpoint.write_json(temporary / "target.json", settings)
             (temporary / "README.md").write_text(_model_card(self), encoding="utf-8")
         return place
@@ -150,9 +163,17 @@ def load(path: str | Path, target: str | None = None) -> TargetModel:
         raise CheckpointError(
             f"{place} has schema {settings.get('schema')}; this version reads schema {checkpoint.SCHEMA_VERSION}."
         )
+    backbone = Backbone.from_pretrained(place / "backbone")
+    try:
+        return _from_settings(place, settings, backbone)
+    except KeyError as error:
+        raise CheckpointError(f"{place / 'target.json'} is damaged: it has no {error}.") from error
+
+
+def _from_settings(place: Path, settings: Mapping[str, Any], backbone: Backbone) -> TargetModel:
     height, width = settings["decoded_size"]
     return TargetModel(
-        backbone=Backbone.from_pretrained(place / "backbone"),
+        backbone=backbone,
         layer=settings["layer"],
         pool=settings["pool"],
         mirror=settings["mirror"],
@@ -160,8 +181,14 @@ def load(path: str | Path, target: str | None = None) -> TargetModel:
         class_names=tuple(settings["class_names"]),
         decoded_size=(height, width),
         fit=settings["fit"],
+        discriminants=_read_discriminants(place) if settings["discriminants"] else None,
         facts=settings["facts"],
     )
+
+
+def _read_discriminants(place: Path) -> Discriminants:
+    tensors = checkpoint.read_tensors(place / "discriminants.safetensors")
+    return Discriminants(tensors["shift"].numpy(), tensors["matrix"].numpy())
 
 
 def _model_card(model: TargetModel) -> str:

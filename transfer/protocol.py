@@ -63,10 +63,10 @@ def plan_draws(labels: Sequence[int] | Rows, protocol: Protocol, class_names: Se
     Args:
         labels: (N,) classes from 0 to C - 1.
         protocol: see `Protocol`.
-        class_names: for messages.
+        class_names: for messages; a name without items is a class with too few.
 
     Raises:
-        TransferError: a class with too few items; names it, with what it has and what is needed.
+        TransferError: a class with too few items; names it, with what it has and what is needed. Items without a label.
 
     Example:
         >>> draw = plan_draws([0, 0, 0, 1, 1, 1], Protocol(shots=(1, 2), draws=1))[0]
@@ -77,7 +77,12 @@ def plan_draws(labels: Sequence[int] | Rows, protocol: Protocol, class_names: Se
     """
     labels = np.asarray(labels, dtype=np.int64)
     most = max(protocol.shots)
-    counts = np.bincount(labels, minlength=2)
+    if labels.min(initial=0) < 0:
+        raise TransferError(
+            f"{np.sum(labels < 0)} of {len(labels)} items have no label: leave them out of the target, since they can "
+            "neither be learned from nor tested on."
+        )
+    counts = np.bincount(labels, minlength=max(2, len(class_names)))
     _check_counts(counts, most, class_names)
     members = [np.flatnonzero(labels == number) for number in range(len(counts))]
     draws = []

@@ -1,9 +1,12 @@
 """Backbones: networks with named layers that can be read, cut, frozen, saved and reused."""
 
-from auxtasks.backbones.base import Backbone, InputSpec, Part, Stage, builders, pool_layer
+from auxtasks.backbones.base import Backbone, builders
 from auxtasks.backbones.convnet import convnet
 from auxtasks.backbones.facenet import facenet
+from auxtasks.backbones.input_spec import InputSpec
 from auxtasks.backbones.mlp import mlp
+from auxtasks.backbones.pooling import pool_layer
+from auxtasks.backbones.stages import Part, Stage
 from auxtasks.backbones.timm import timm_backbone
 from auxtasks.backbones.zoo import build
 

@@ -13,7 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from auxtasks.backbones.base import GRID, Backbone, Family, InputSpec, Stage, check_positive, pool_layer, register
+from auxtasks.backbones.base import Backbone, Family, check_positive, register
+from auxtasks.backbones.input_spec import InputSpec
+from auxtasks.backbones.pooling import GRID, pool_layer
+from auxtasks.backbones.stages import Stage
 from auxtasks.errors import BackboneError
 
 __all__ = ["ConvNet", "convnet"]

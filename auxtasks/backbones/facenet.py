@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from auxtasks.backbones.base import Backbone, Family, InputSpec, Stage, apply_in_turn, register
+from auxtasks.backbones.base import Backbone, Family, register
+from auxtasks.backbones.input_spec import InputSpec
+from auxtasks.backbones.stages import Stage, apply_in_turn
 from auxtasks.backbones.weights import read_weights
 from auxtasks.errors import BackboneError, did_you_mean
 

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from auxtasks.backbones.base import Backbone, Family, InputSpec, Stage, check_positive, register
+from auxtasks.backbones.base import Backbone, Family, check_positive, register
+from auxtasks.backbones.input_spec import InputSpec
+from auxtasks.backbones.stages import Stage
 from auxtasks.errors import BackboneError
 
 __all__ = ["mlp"]

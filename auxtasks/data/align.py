@@ -23,8 +23,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from auxtasks.checkpoint import atomic_folder, file_digest, read_json, write_json
-from auxtasks.data.images import ProgressBar, blocks_of, open_rgb, pictures_key, resize, stored_pictures
+from auxtasks.data.decoding import open_rgb, resize
+from auxtasks.data.progress import ProgressBar
 from auxtasks.data.sources import load_source
+from auxtasks.data.stored import blocks_of, pictures_key, stored_pictures
 from auxtasks.errors import CheckpointError, DataError, ImageError
 
 __all__ = ["Face", "OnMissing", "align_faces", "cut_out", "find_face"]

@@ -136,6 +136,12 @@ class IdentityPlan:
             _Pool(several, identities - single_places, seed, "several"),
             _Pool(single, single_places, seed, "single"),
         ]
+        people = sum(len(pool.groups) for pool in self._pools if pool.places)
+        if people < 2:
+            raise DataError(
+                f"batches would hold {people} person only: {len(several)} people have several photos, {len(single)} "
+                f"have one, and single_share={single_share} gives the latter {single_places} of {identities} places."
+            )
 
     @property
     def batch_size(self) -> int:

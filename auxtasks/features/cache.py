@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auxtasks import checkpoint
-from auxtasks.backbones.base import Backbone, Pool
+from auxtasks.backbones.base import Backbone
+from auxtasks.backbones.pooling import Pool
 from auxtasks.data.images import ImageTable
 from auxtasks.errors import CheckpointError, DataError
 from auxtasks.features.extract import extract, feature_widths
@@ -109,7 +110,7 @@ def _read(place: Path, layers: Mapping[str, Pool], items: int) -> dict[str, NDAr
     try:
         digests = checkpoint.read_json(place / "manifest.json")["digests"]
         whole = all(checkpoint.file_digest(place / f"{name}.npy") == digests[name] for name in layers)
-    except (CheckpointError, OSError, KeyError):
+    except (CheckpointError, OSError, KeyError, TypeError):
         return None
     if not whole:
         return None

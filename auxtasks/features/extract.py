@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from auxtasks.backbones.base import Backbone, Pool, pool_layer
+from auxtasks.backbones.base import Backbone
+from auxtasks.backbones.pooling import Pool, pool_layer
 from auxtasks.data.augment import center
 from auxtasks.data.images import ImageTable
 from auxtasks.errors import InputMismatchError
@@ -52,8 +53,8 @@ def extract(
     Example:
         >>> from auxtasks.backbones import convnet
         >>> from auxtasks.data import decode_images, load_source
-        >>> table = decode_images(load_source("builtin:drawn_faces", options={"people": 2, "photos": 2}),
-        ...                       size=(32, 32), channels=1)
+        >>> faces = load_source("builtin:drawn_faces", columns={"image": "image"}, options={"people": 2, "photos": 2})
+        >>> table = decode_images(faces, size=(32, 32), channels=1)
         >>> extract(convnet(size=32), table, {"stage1": "grid", "embedding": "auto"})["stage1"].shape
         (4, 288)
     """

@@ -59,6 +59,11 @@ class AuxTask(Objective):
     def description(self) -> str:
         """What a backbone from here was pretrained on, in a few words, for its model card."""
 
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """JSON values that make this task what it is; a run resumes with the same ones only. Subclasses add theirs."""
+        return {"backbone": self.backbone.family.name, "backbone arguments": dict(self.backbone.family.arguments)}
+
     @abstractmethod
     def prepare(self, dataset: Dataset, *, cache: Path | None = None) -> Records:
         """Turn a data set with checked columns into records that are cheap to read, once."""
@@ -86,7 +91,7 @@ class AuxTask(Objective):
 
     @torch.no_grad()
     def evaluate(self, records: Records, *, batch_size: int = 256) -> dict[str, float]:
-        """Return whole-set metrics of held-out records, the same on every process; each computes its share."""
+        """Return whole-set metrics of held-out records, the same on every process; records are dealt out in turn."""
         state = PartialState()
         mine = range(state.process_index, len(records), state.num_processes)
         was_training = self.training

@@ -6,6 +6,9 @@ processes, is one term of the loss.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
@@ -33,6 +36,10 @@ __all__ = ["FaceBatch", "FacePairs", "PairLoss"]
 
 PairLoss = Literal["logistic", "contrastive", "triplet"]
 
+logger = logging.getLogger("auxtasks")
+
+COLLAPSED_SPREAD = 0.1  # untrained networks have .5 and more
+COLLAPSED_RANK = 2.0
 LOGGED_ITEMS = 256  # the AUC of a batch sorts all its pairs: of so many items at most
 
 
@@ -116,6 +123,19 @@ class FacePairs(AuxTask):
         """What a backbone from here was pretrained on."""
         return f"face pairs ({self.loss} loss)"
 
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """JSON values that make this task what it is."""
+        return {
+            **super().settings,
+            "loss": self.loss,
+            "photos": self.photos,
+            "hardness": self.hardness,
+            "margin": self.margin,
+            "single_share": self.single_share,
+            "augment": dataclasses.asdict(self.augment),
+        }
+
     def prepare(self, dataset: Dataset, *, cache: Path | None = None) -> ImageTable:
         """Decode and resize all pictures, once, a quarter larger than the network's input."""
         channels = self.backbone.input.shape[0]
@@ -179,10 +199,7 @@ class FacePairs(AuxTask):
     def _metrics(self, embeddings: Tensor, cosine: Tensor, masks: losses.PairMasks) -> dict[str, Tensor]:
         few = slice(0, LOGGED_ITEMS)
         same, different = cosine[few, few][masks.same[few, few]], cosine[few, few][masks.different[few, few]]
-        named = {
-            "spread": metrics.embedding_spread(embeddings.float()),
-            "effective_rank": metrics.effective_rank(embeddings.float()),
-        }
+        named = monitor_collapse(embeddings)
         if len(same) and len(different):
             scores = torch.cat([same, different])
             labels = torch.cat([torch.ones_like(same), torch.zeros_like(different)])
@@ -211,9 +228,9 @@ class FacePairEvaluator:
 
     def compute(self) -> dict[str, float]:
         """Return ROC-AUC, accuracy at the best threshold, that threshold, EER, spread and effective rank."""
-        kept = gather_object(self._kept) if dist.is_initialized() else self._kept
-        # By content, so that the pairs do not depend on how many processes shared the photos.
-        kept = sorted(kept, key=lambda pair: (pair[0], pair[1].tobytes()))
+        shares = gather_object([self._kept]) if dist.is_initialized() else [self._kept]
+        # In the order before `evaluate` dealt them out, so that the pairs do not depend on the number of processes.
+        kept = [photo for turn in itertools.zip_longest(*shares) for photo in turn if photo is not None]
         labels = np.array([identity for identity, _ in kept])
         embeddings = torch.from_numpy(np.stack([embedding for _, embedding in kept]))
         pairs = balanced_pairs(labels, seed=0)
@@ -225,9 +242,29 @@ class FacePairEvaluator:
             "accuracy": float(np.mean((scores >= threshold) == pairs.same)),
             "threshold": threshold,
             "equal_error_rate": metrics.equal_error_rate(scores, pairs.same),
-            "spread": metrics.embedding_spread(embeddings),
-            "effective_rank": metrics.effective_rank(embeddings),
+            **monitor_collapse(embeddings),
         }
+
+
+def monitor_collapse(embeddings: Tensor) -> dict[str, float]:
+    """Return spread and effective rank of embeddings (B, D); log a warning when they say that all look alike.
+
+    An untrained network spreads its embeddings; a loss that has collapsed maps every photo to one direction, or to a
+    line. Few items or dimensions cannot show it, and are not judged.
+    """
+    spread = metrics.embedding_spread(embeddings.float())
+    rank = metrics.effective_rank(embeddings.float())
+    collapsed = spread < COLLAPSED_SPREAD or rank < COLLAPSED_RANK
+    is_first = not dist.is_initialized() or dist.get_rank() == 0
+    if collapsed and min(embeddings.shape) > 2 and is_first:
+        logger.warning(
+            "the embeddings have collapsed: spread %.3f (healthy: near 1), effective rank %.2f of %d. Lower the "
+            "learning rate, lengthen the warm-up, or check that the labels tell people apart.",
+            spread,
+            rank,
+            min(embeddings.shape),
+        )
+    return {"spread": spread, "effective_rank": rank}
 
 
 def gather_with_gradient(local: Tensor) -> Tensor:

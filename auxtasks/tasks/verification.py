@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auxtasks import metrics
-from auxtasks.backbones.base import Backbone, Pool
+from auxtasks.backbones.base import Backbone
+from auxtasks.backbones.pooling import Pool
 from auxtasks.data.images import ImageTable
 from auxtasks.data.pairs import Pairs, balanced_pairs
 from auxtasks.errors import DataError

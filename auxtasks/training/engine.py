@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -205,7 +206,9 @@ class _Loop:
                 if start < phase_end:
                     carried = self._run_phase(phase, phase_start, max(start, phase_start), carried, meter, bar)
                 phase_start = phase_end
-        self.accelerator.end_training()
+        # Not `end_training`: it also destroys the process group, which the caller's next evaluation or run needs.
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
         return TrainingResult(
             steps=self.total,
             metrics=self.metrics,
@@ -224,6 +227,26 @@ class _Loop:
         # Prepared anew in every phase: DDP would not synchronise what was frozen when it wrapped the module.
         model, optimizer = self.accelerator.prepare(self.objective, bare_optimizer)
         restore_state(bare_optimizer, self.objective.named_parameters(), carried)
+        try:
+            self._run_steps(phase, phase_start, start, model, optimizer, bare_optimizer, meter, bar)
+        finally:
+            # Also after an error: the caller's module would otherwise keep this run's mixed precision.
+            self.objective = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        state = named_state(bare_optimizer, self.objective.named_parameters())
+        self.accelerator.free_memory()
+        return state
+
+    def _run_steps(
+        self,
+        phase: Phase,
+        phase_start: int,
+        start: int,
+        model: nn.Module,
+        optimizer: Any,
+        bare_optimizer: torch.optim.Optimizer,
+        meter: Meter,
+        bar: ProgressBar,
+    ) -> None:
         batches = self.feed.batches(start, phase_start + phase.steps, self.shard)
         model.train()
         for step in range(start, phase_start + phase.steps):
@@ -239,10 +262,6 @@ class _Loop:
                 model.train()
             if self.store and (_is_due(step + 1, self.settings.checkpoint_every) or last):
                 self._write_checkpoint(step + 1, bare_optimizer)
-        state = named_state(bare_optimizer, self.objective.named_parameters())
-        self.objective = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-        self.accelerator.free_memory()
-        return state
 
     def _step(self, model: nn.Module, optimizer: Any, batches: Iterator[Any], step: int) -> float:
         """Do one optimizer step; return the seconds that were waited for data."""
@@ -347,7 +366,7 @@ class _Loop:
                 "processes": self.shard.processes,
                 "identity": self.identity,
                 "scaler": scaler.state_dict() if scaler else None,
-                "metrics": {name: value for name, value in self.metrics.items() if value == value},
+                "metrics": {name: value for name, value in self.metrics.items() if math.isfinite(value)},
                 "versions": {"torch": torch.__version__},
             },
         )
@@ -356,6 +375,7 @@ class _Loop:
         """Return the step to begin with and the optimizer's state, both from the newest checkpoint if there is one."""
         newest = self.store.newest() if self.store else None
         if newest is None:
+            self.log.rewind(to_step=0)  # lines of a run that was stopped before its first checkpoint
             return 0, {}
         state = checkpoint.read_json(newest / "training" / "state.json")
         CheckpointStore.check_identity(state["identity"], _as_json(self.identity), newest)

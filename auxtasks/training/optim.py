@@ -89,7 +89,8 @@ def build_optimizer(
         for (decay, scale), members in groups.items()
     ]
     if settings.name == "sgd":
-        return torch.optim.SGD(options, lr=settings.learning_rate, momentum=settings.momentum, nesterov=True)
+        momentum = settings.momentum
+        return torch.optim.SGD(options, lr=settings.learning_rate, momentum=momentum, nesterov=momentum > 0)
     betas = (settings.momentum, settings.second_momentum)
     # Fused: one kernel over all parameters, a tenth of the time of the plain loop on CPU.
     return torch.optim.AdamW(options, lr=settings.learning_rate, betas=betas, fused=True)

@@ -15,8 +15,9 @@ from PIL import Image
 from auxtasks.checkpoint import read_json
 from auxtasks.data import align
 from auxtasks.data.align import Face, align_faces, crop_extent, cut_out, find_face
-from auxtasks.data.builtin import draw_face
-from auxtasks.data.images import decode_images, decode_one
+from auxtasks.data.decoding import decode_one
+from auxtasks.data.drawn_faces import draw_face
+from auxtasks.data.images import decode_images
 from auxtasks.data.sources import load_source
 from auxtasks.errors import DataError, ImageError
 

@@ -11,7 +11,8 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
-from auxtasks.data.builtin import BUILTINS, digits, draw_face, drawn_faces, features, load_builtin
+from auxtasks.data.builtin import BUILTINS, digits, features, load_builtin
+from auxtasks.data.drawn_faces import draw_face, drawn_faces
 from auxtasks.data.images import decode_images
 from auxtasks.errors import DataError
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from auxtasks.data import images
-from auxtasks.data.images import ImageTable, decode_images, decode_one, open_rgb
+from auxtasks.data import stored
+from auxtasks.data.decoding import Picture, decode_one, open_rgb
+from auxtasks.data.images import ImageTable, decode_images
 from auxtasks.data.sources import load_source
 from auxtasks.errors import CheckpointError, ColumnError, DataError, ImageError
 
@@ -144,7 +145,7 @@ def test_fits() -> None:
         (3, r"expected a path, bytes, a PIL image or a uint8 array, found int"),
     ],
 )
-def test_damaged_items(item: images.Picture, message: str) -> None:
+def test_damaged_items(item: Picture, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         decode_one(item, (4, 4), 3)
 
@@ -205,7 +206,7 @@ def decode(source: datasets.Dataset, **settings: object) -> ImageTable:
 def test_table_holds_the_source_in_order(
     source: datasets.Dataset, pixels: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "_ROWS_AT_A_TIME", 2)  # three blocks
+    monkeypatch.setattr(stored, "_ROWS_AT_A_TIME", 2)  # three blocks
     table = decode(source)
     np.testing.assert_array_equal(table.pixels, pixels)
     assert table.pixels.dtype == np.uint8
@@ -318,13 +319,13 @@ def test_subset(source: datasets.Dataset, pixels: np.ndarray) -> None:
 
 def count_decodes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
-    real = images._decode
+    real = stored.decode
 
     def decode_and_count(*arguments: object) -> object:
         calls.append(1)
         return real(*arguments)
 
-    monkeypatch.setattr(images, "_decode", decode_and_count)
+    monkeypatch.setattr(stored, "decode", decode_and_count)
     return calls
 
 

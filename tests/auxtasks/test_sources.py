@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from auxtasks.data.folders import index_folder, natural_key
 from auxtasks.data.images import decode_images
-from auxtasks.data.sources import index_folder, load_source, natural_key
+from auxtasks.data.sources import load_source
 from auxtasks.errors import ColumnError, DataError
 
 NAMES = ["s10", "s2", "s1", "s2"]

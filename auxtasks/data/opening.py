@@ -1,0 +1,227 @@
+"""A source opened as one table: files, the Hub, the built-ins, and what is in memory already."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import datasets
+import pandas as pd
+import pyarrow as pa
+
+from auxtasks.data.arrow import Cell
+from auxtasks.data.builtin import load_builtin
+from auxtasks.data.folders import open_folder
+from auxtasks.data.image_column import STORED_IMAGE, stored_image
+from auxtasks.errors import DataError, did_you_mean
+
+__all__ = ["Kind", "Source", "open_source", "quiet_unless_terminal"]
+
+Kind: TypeAlias = Literal["auto", "folder", "parquet", "csv", "json", "text", "hub", "builtin", "memory"]
+Source: TypeAlias = str | os.PathLike[str] | datasets.Dataset | Mapping[str, Sequence[object]]
+
+_KIND_OF_SUFFIX: Mapping[str, Kind] = {
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".txt": "text",
+}
+_SPLIT_NAME = re.compile(r"(train|test|validation|valid|val|dev)(?![a-z])")
+# What an empty cell of a column of numbers looks like.
+_MISSING_CELLS = ("", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null", "None")
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def open_source(
+    path: Source,
+    kind: Kind,
+    columns: Mapping[str, str],
+    split: str | None,
+    config: str | None,
+    options: Mapping[str, Cell] | None,
+    cache_dir: str | os.PathLike[str] | None,
+) -> tuple[datasets.Dataset, str, Path | None]:
+    """Open a source; return it with a name for messages and the folder that its relative paths start from."""
+    if not isinstance(path, str | os.PathLike):
+        _refuse(kind not in ("auto", "memory"), f"kind={kind!r} needs a path, not a {type(path).__name__}.")
+        _refuse(options is not None, "options belong to a built-in source; this one is in memory.")
+        return _open_memory(path, columns, split), "the data set in memory", None
+    name = os.fspath(path)
+    found = _guess_kind(name) if kind == "auto" else kind
+    _refuse(found == "memory", f"kind='memory' takes a datasets.Dataset or a mapping of lists, not the path {name!r}.")
+    _refuse(options is not None and found != "builtin", f"options belong to a built-in source; {name!r} is none.")
+    _refuse(config is not None and found != "hub", f"config belongs to a Hub data set; {name!r} is none.")
+    if found == "builtin":
+        _refuse(split is not None, f"{name} has no splits (split={split!r}); choose rows by its options instead.")
+        return load_builtin(name.removeprefix("builtin:"), options or {}), name, None
+    if found == "hub":
+        return _open_hub(name, split, config, cache_dir), f"the Hub data set {name!r}", None
+    place = Path(name)
+    if not place.exists():
+        raise DataError(f"{name!r} is not there: no such file or folder (looked in {place.absolute().parent}).")
+    if found == "folder":
+        return open_folder(place, split), str(place), None
+    return _open_table(place, found, columns, split, cache_dir), str(place), place if place.is_dir() else place.parent
+
+
+def _guess_kind(name: str) -> Kind:
+    """Tell what a path is from its form and from what is on the disk.
+
+    Example:
+        >>> _guess_kind("builtin:digits"), _guess_kind("faces.tsv"), _guess_kind("owner/name")
+        ('builtin', 'csv', 'hub')
+    """
+    if name.startswith("builtin:"):
+        return "builtin"
+    path = Path(name)
+    if path.is_dir():
+        return "parquet" if any(path.glob("[!.]*.parquet")) else "folder"
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    suffix = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] == ".gz" else (suffixes or [""])[-1]
+    if suffix in _KIND_OF_SUFFIX:
+        return _KIND_OF_SUFFIX[suffix]
+    if not path.exists():
+        if _HUB_NAME.fullmatch(name) and not name.startswith("."):
+            return "hub"
+        raise DataError(f"{name!r} is not there: no such file or folder (looked in {path.absolute().parent}).")
+    known = ", ".join(sorted(_KIND_OF_SUFFIX))
+    found = f"ends in {suffix}" if suffix else "has no suffix"
+    raise DataError(f"{name!r} {found}; expected a folder or one of {known}. If it is one of these, state its kind.")
+
+
+def _open_memory(
+    source: datasets.Dataset | Mapping[str, Sequence[object]], columns: Mapping[str, str], split: str | None
+) -> datasets.Dataset:
+    """Take a data set as it is, one split of a dictionary of them, or make one of a mapping of lists."""
+    if isinstance(source, datasets.DatasetDict):
+        return _choose_split(source, split, "the data set in memory")
+    _refuse(split is not None, f"a data set in memory has no splits (split={split!r}).")
+    if isinstance(source, datasets.Dataset):
+        return source.with_format(None)
+    if not isinstance(source, Mapping):
+        raise DataError(f"expected a path, a datasets.Dataset or a mapping of lists, found {type(source).__name__}.")
+    lengths = {name: len(values) for name, values in source.items()}
+    _refuse(len(set(lengths.values())) > 1, f"the columns in memory differ in length: {lengths}.")
+    encoded: dict[str, object] = dict(source)
+    features: dict[str, object] = {}
+    image = columns.get("image")
+    if image in encoded:
+        # As stored pictures from the start: nested lists of numbers would take a hundred times the memory.
+        encoded[image] = [stored_image(item, row) for row, item in enumerate(source[image])]
+        features[image] = datasets.Image(decode=False)
+    try:
+        others = {name: values for name, values in encoded.items() if name not in features}
+        # An empty data set has no length to add a column to.
+        dataset = datasets.Dataset.from_dict(others or encoded, None if others else datasets.Features(features))
+        for name, feature in features.items() if others else ():
+            dataset = dataset.add_column(name, pa.array(encoded[name], STORED_IMAGE), feature=feature)
+    except (pa.ArrowException, TypeError) as error:
+        raise DataError(f"the columns in memory cannot be made a table: {error}.") from error
+    return dataset
+
+
+def _open_hub(
+    name: str, split: str | None, config: str | None, cache_dir: str | os.PathLike[str] | None
+) -> datasets.Dataset:
+    """Load a data set of the Hugging Face Hub, with its many ways to fail told as one."""
+    try:
+        with quiet_unless_terminal():
+            loaded = datasets.load_dataset(name, config, split=split, cache_dir=_text(cache_dir))
+    except (ConnectionError, datasets.exceptions.DatasetNotFoundError) as error:
+        raise DataError(
+            f"{name!r} is no local file or folder, and the Hugging Face Hub did not give a data set of that name: "
+            f"{error}. Check the spelling; without a network, download it elsewhere and pass the path of its files; "
+            "a private one needs `hf auth login`."
+        ) from error
+    except Exception as error:  # the Hub's libraries raise too many types to name, and all mean: not loaded
+        raise DataError(f"the Hub data set {name!r} could not be loaded: {error}") from error
+    return _choose_split(loaded, split, f"the Hub data set {name!r}")
+
+
+def _open_table(
+    place: Path, kind: Kind, columns: Mapping[str, str], split: str | None, cache_dir: str | os.PathLike[str] | None
+) -> datasets.Dataset:
+    """Load a parquet, CSV, JSON or text file, or a folder of parquet files."""
+    if place.is_dir() and kind != "parquet":
+        raise DataError(f"{place} is a folder; only parquet files are read from one. Name the {kind} file.")
+    try:
+        with quiet_unless_terminal():
+            files = _parquet_files(place) if place.is_dir() else str(place)
+            arguments = _csv_arguments(place, columns) if kind == "csv" else {}
+            loaded = datasets.load_dataset(kind, data_files=files, cache_dir=_text(cache_dir), **arguments)
+    except Exception as error:  # pandas, Arrow and datasets raise their own types for a damaged file
+        causes = [str(cause) for cause in (error.__cause__, error) if cause is not None and str(cause)]
+        raise DataError(f"{place} cannot be read as {kind}: {'; '.join(causes) or type(error).__name__}") from error
+    return _choose_split(loaded, split, str(place))
+
+
+def _csv_arguments(place: Path, columns: Mapping[str, str]) -> dict[str, object]:
+    """Return how to read a CSV file: image, label and text columns as the strings they are.
+
+    Inferred types would turn the label 001 into 1, and a person called "NA" into nobody.
+    """
+    separator = "\t" if ".tsv" in [suffix.lower() for suffix in place.suffixes] else ","
+    strings = {columns[role] for role in ("image", "label", "text") if role in columns}
+    header = list(pd.read_csv(place, sep=separator, nrows=0).columns)
+    return {
+        "sep": separator,
+        "converters": {name: str for name in header if name in strings},
+        "keep_default_na": False,
+        "na_values": {name: [] if name in strings else list(_MISSING_CELLS) for name in header},
+    }
+
+
+def _parquet_files(place: Path) -> dict[str, list[str]]:
+    """List the parquet files below a folder by split: the file's or a folder's name says which, else it is "train"."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(place.rglob("*.parquet")):
+        inside = path.relative_to(place)
+        if any(part.startswith(".") for part in inside.parts):
+            continue
+        names = [match[1] for part in reversed(inside.parts) if (match := _SPLIT_NAME.match(part))]
+        found.setdefault(names[0] if names else "train", []).append(str(path))
+    return found
+
+
+def _choose_split(loaded: datasets.Dataset | datasets.DatasetDict, split: str | None, place: str) -> datasets.Dataset:
+    """Return the split that was asked for, or the only one."""
+    if not isinstance(loaded, datasets.DatasetDict):
+        return loaded
+    names = list(loaded)
+    if split is None and len(names) == 1:
+        return loaded[names[0]]
+    if split is None:
+        raise DataError(f"{place} has the splits {', '.join(names)}; say which one (split=...).")
+    if split not in loaded:
+        raise DataError(f"{place} has no split {split!r}; it has {', '.join(names)}.{did_you_mean(split, names)}")
+    return loaded[split]
+
+
+@contextlib.contextmanager
+def quiet_unless_terminal() -> Iterator[None]:
+    """Keep the progress bars of `datasets` out of logs."""
+    if sys.stderr.isatty() or datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
+
+
+def _text(path: str | os.PathLike[str] | None) -> str | None:
+    return None if path is None else os.fspath(path)
+
+
+def _refuse(wrong: bool, message: str) -> None:
+    if wrong:
+        raise DataError(message)

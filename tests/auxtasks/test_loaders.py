@@ -1,0 +1,116 @@
+"""The same batches for any number of workers, and N processes together see the batches of one."""
+
+import numpy as np
+import pytest
+import torch
+
+from auxtasks.data.loaders import Feed, Shard, read
+from auxtasks.data.plan import EpochPlan, Pick
+from auxtasks.errors import TrainingError
+
+
+class Numbers:
+    """Records that are their own number."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def record(self, index: int) -> dict[str, int]:
+        return {"value": 10 * index}
+
+
+def transform(record, rng):
+    return record["row"], record["value"], rng.random()
+
+
+def collate(items):
+    rows, values, noise = zip(*items, strict=True)
+    return torch.tensor(rows), torch.tensor(values), torch.tensor(noise, dtype=torch.float64)
+
+
+def feed(workers: int = 0, batch_size: int = 12, seed: int = 0):
+    return Feed(Numbers(17), EpochPlan(17, batch_size, seed=4), transform, collate, seed=seed, workers=workers)
+
+
+def batches(feed, start=0, stop=5, shard=None):
+    return list(feed.batches(start, stop, shard or Shard()))
+
+
+def join(parts):
+    return [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
+
+
+def assert_equal(found, expected):
+    assert len(found) == len(expected) > 0
+    for a, b in zip(found, expected, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize(("processes", "accumulation"), [(1, 1), (2, 1), (1, 3), (2, 3), (3, 2), (12, 1)])
+def test_a_split_gives_every_pick_to_one_process_once_and_keeps_the_order(processes, accumulation):
+    picks = [Pick(row, 0, row) for row in range(12)]
+    parts = [Shard(rank, processes, accumulation).micro_batches(picks) for rank in range(processes)]
+    assert {len(micros) for micros in parts} == {accumulation}
+    assert {len(micro) for micros in parts for micro in micros} == {12 // (processes * accumulation)}
+    in_order = [pick for micro in range(accumulation) for rank in range(processes) for pick in parts[rank][micro]]
+    assert in_order == picks
+
+
+def test_a_batch_that_cannot_be_split_is_refused():
+    with pytest.raises(TrainingError, match=r"batch of 12 items .* 2 processes x 4 micro-batches: .* a multiple of 8"):
+        Shard(0, 2, 4).micro_batches([Pick(row, 0, row) for row in range(12)])
+
+
+@pytest.mark.parametrize(("processes", "accumulation"), [(2, 1), (1, 2), (2, 2), (3, 2)])
+def test_processes_together_see_the_batches_of_one(processes, accumulation):
+    whole = batches(feed())
+    parts = [batches(feed(), shard=Shard(rank, processes, accumulation)) for rank in range(processes)]
+    joined = [
+        join([parts[rank][step * accumulation + micro] for micro in range(accumulation) for rank in range(processes)])
+        for step in range(5)
+    ]
+    assert_equal(joined, whole)
+
+
+# More workers than cores only cost time: torch warns of them on a machine with one or two.
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_change_no_bit(workers):
+    assert_equal(batches(feed(workers)), batches(feed(0)))
+
+
+def test_beginning_late_gives_the_rest():
+    assert_equal(batches(feed(), start=3), batches(feed())[3:])
+
+
+def test_an_item_s_noise_depends_on_seed_and_epoch_and_not_on_its_batch():
+    def by_item(batch_size, seed=0):
+        rows, _, values = join(batches(feed(batch_size=batch_size, seed=seed), stop=204 // batch_size))
+        return {(place // 17, int(row)): float(value) for place, (row, value) in enumerate(zip(rows, values, strict=True))}
+
+    assert by_item(12) == by_item(3)
+    assert len(set(by_item(12).values())) == len(by_item(12)) == 204  # no two items of twelve epochs share their noise
+    assert not set(by_item(12).values()) & set(by_item(12, seed=1).values())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_global_generators_are_left_alone(workers):
+    torch.manual_seed(3)
+    torch_state = torch.get_rng_state()
+    numpy_state = np.random.get_state()[1].copy()  # noqa: NPY002 - the global generator is the point
+    assert len(batches(feed(workers))) == 5
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert (np.random.get_state()[1] == numpy_state).all()  # noqa: NPY002
+
+
+def test_a_record_carries_its_row():
+    assert read(Numbers(3), 2) == {"value": 20, "row": 2}
+
+
+def test_an_error_in_a_worker_is_told():
+    broken = Feed(Numbers(17), EpochPlan(17, 4, seed=0), lambda record, rng: 1 // 0, collate, seed=0, workers=1)
+    with pytest.raises(ZeroDivisionError, match="integer (division|modulo)"):
+        batches(broken)
