@@ -115,6 +115,7 @@ def make_task(recipe: config.Recipe, backbone: Backbone) -> FacePairs:
         margin=task.margin,
         scale=task.scale,
         single_share=task.single_share,
+        favour=task.favour,
         augment=_augment(task.augment, (height, width)),
         fit=recipe.data.fit,
         on_error=recipe.data.on_error,

@@ -103,6 +103,7 @@ class FacePairs(_Strict):
     margin: Annotated[float, Field(gt=0)] | None = None
     scale: Annotated[float, Field(gt=0)] = 10.0
     single_share: Share = 0.0
+    favour: Share = 0.0
     augment: Augment = Augment()
 
 

@@ -10,11 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from auxtasks.checkpoint import read_json, write_json, write_text_atomically
 from auxtasks.errors import CheckpointError
-from recipes.config import Recipe, dump_recipe
+from recipes.config import Recipe, dump_recipe, load_recipe
 
 __all__ = ["RunFolder", "cache_folder"]
 
@@ -64,7 +62,7 @@ class RunFolder:
         """
         written = self.place / "recipe.yaml"
         if written.is_file():
-            self._refuse_another(yaml.safe_load(written.read_text(encoding="utf-8")), recipe)
+            self._refuse_another(self.recipe(), recipe)
             return
         if self.place.is_dir() and any(self.place.iterdir()):
             raise CheckpointError(
@@ -73,8 +71,8 @@ class RunFolder:
         write_text_atomically(written, dump_recipe(recipe))
         write_json(self.place / "environment.json", _environment())
 
-    def _refuse_another(self, found: Mapping[str, Any], recipe: Recipe) -> None:
-        there, asked = _flat(found), _flat(recipe.model_dump(mode="json"))
+    def _refuse_another(self, found: Recipe, recipe: Recipe) -> None:
+        there, asked = _flat(found.model_dump(mode="json")), _flat(recipe.model_dump(mode="json"))
         differing = [
             f"  {key}: {there.get(key)!r} there, {asked.get(key)!r} asked"
             for key in sorted({*there, *asked} - _WITHOUT_EFFECT)
@@ -92,11 +90,12 @@ class RunFolder:
 
         Raises:
             CheckpointError: there is none.
+            RecipeError: it was damaged or written by another version; says what is wrong in it.
         """
         written = self.place / "recipe.yaml"
         if not written.is_file():
             raise CheckpointError(f"{self.place} holds no recipe.yaml: it is not a run's folder.")
-        return Recipe.model_validate(yaml.safe_load(written.read_text(encoding="utf-8")))
+        return load_recipe(str(written))
 
     def backbone(self) -> Path:
         """Return the folder of the newest checkpoint's backbone.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import resource
 import subprocess
 import sys
@@ -10,10 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 import torch.distributed as dist
 from accelerate import PartialState
 
 from auxtasks.backbones import Backbone
+from auxtasks.data.decoding import Fit
 from auxtasks.data.images import ImageTable
 from auxtasks.data.pairs import hold_out, load_pairs, refuse_trained_people
 from auxtasks.errors import TrainingError, TransferError
@@ -101,11 +104,12 @@ def pretrain_recipe(recipe: Recipe, place: Path) -> None:
         AuxtasksError: data that does not fit, training that diverges, a folder of another run.
     """
     folder = RunFolder(place)
-    state = PartialState(cpu=recipe.training.device == "cpu")
+    state = _join(recipe.training.device)
     if state.is_main_process:
         folder.claim(recipe)
     state.wait_for_everyone()
     if folder.finished_pretraining():
+        _leave()
         return
     task = build.make_task(recipe, build.make_backbone(recipe))
     with state.main_process_first():  # the first process decodes, the others find the result
@@ -136,6 +140,25 @@ def pretrain_recipe(recipe: Recipe, place: Path) -> None:
             [f"{len(split.data.table.skipped)} unreadable pictures were skipped."] if split.data.table.skipped else []
         )
         folder.finish_pretraining({"metrics": metrics, "cost": cost, "notes": notes})
+    _leave()
+
+
+def _join(device: str) -> PartialState:
+    """Form a group with the processes that a launcher started beside this one.
+
+    Raises:
+        TrainingError: there is no group, so that each process would train for itself and write the same files.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    # Without a GPU Accelerate groups processes only when it is told to stay on the CPU.
+    state = PartialState(cpu=device == "cpu" or (launched > 1 and not torch.accelerator.is_available()))
+    if state.num_processes != launched:
+        raise TrainingError(f"{launched} processes were started, but {state.num_processes} found each other.")
+    return state
+
+
+def _leave() -> None:
+    """Take leave of the group, if there is one."""
     if dist.is_initialized():
         # Without a barrier before it, tearing down gloo aborted 3 of 17 launches.
         dist.barrier()
@@ -168,17 +191,35 @@ def transfer_run(run: Path, overrides: Sequence[str], out: Path | None) -> Path:
 
     Raises:
         RecipeError: overrides that do not fit.
-        TransferError: overrides without a folder of their own, which would leave a report that its recipe denies.
+        TransferError: overrides without a folder of their own, which would leave a report that its recipe denies, or of
+            what the backbone was made with.
     """
-    written = RunFolder(run)
-    written.recipe()  # says so when it is no run's folder
+    written = RunFolder(run).recipe()
     recipe = load_recipe(str(run / "recipe.yaml"), overrides)
     if out is None and overrides:
         raise TransferError(f"with overrides the result needs a folder of its own: add --out, such as --out {run}-2.")
+    _refuse_another_pretraining(written, recipe, run)
     place = out or run
     RunFolder(place).claim(recipe)
     transfer_recipe(recipe, place, pretrained=run)
     return place
+
+
+def _refuse_another_pretraining(written: Recipe, asked: Recipe, run: Path) -> None:
+    """Refuse what describes a pretraining that never was: other people would pass for held out, and leaks unseen."""
+    moved = asked.data.model_copy(update={"path": written.data.path})  # the same data may be elsewhere by now
+    pairs = {
+        "seed": (written.seed, asked.seed),
+        "data": (written.data, moved),
+        "backbone": (written.backbone, asked.backbone),
+        "task": (written.task, asked.task),
+    }
+    changed = [key for key, (there, here) in pairs.items() if there != here]
+    if changed:
+        raise TransferError(
+            f"{', '.join(changed)}: the backbone in {run} was made with other values, see its recipe.yaml. Only "
+            "transfer, targets, name and data.path can be overridden here; for the rest pretrain anew, with auxtasks run."
+        )
 
 
 def transfer_recipe(recipe: Recipe, place: Path, *, pretrained: Path | None = None) -> Report:
@@ -222,7 +263,7 @@ def transfer_recipe(recipe: Recipe, place: Path, *, pretrained: Path | None = No
             open_test=folder.log_opening,
         )
         notes += outcomes[name].notes
-        _target_model(backbone, table, settings, outcomes[name], recipe.seed).save(folder.model(name))
+        _target_model(backbone, table, settings, outcomes[name], recipe.seed, target.fit).save(folder.model(name))
     finished = origin.finished_pretraining()
     if finished is None:
         finished = {"metrics": {}, "cost": {}, "notes": ["The backbone is of a pretraining that was not finished."]}
@@ -269,7 +310,9 @@ def _check_leaks(name: str, split: _Pretraining, table: ImageTable, on_leak: str
     return [f"{name}: {line}" for line in leaks.describe().splitlines()]
 
 
-def _target_model(backbone: Backbone, table: ImageTable, settings: FewShot, outcome: Outcome, seed: int) -> TargetModel:
+def _target_model(
+    backbone: Backbone, table: ImageTable, settings: FewShot, outcome: Outcome, seed: int, fit: Fit
+) -> TargetModel:
     """Fit the model that the user takes away, on all labels."""
     layers = dict(settings.layers or default_pools(backbone))
     features = outcome.spaces.target
@@ -286,6 +329,7 @@ def _target_model(backbone: Backbone, table: ImageTable, settings: FewShot, outc
         head=head,
         class_names=table.class_names,
         decoded_size=(height, width),
+        fit=fit,
         discriminants=outcome.spaces.discriminants[layer] if layer != chosen.layer else None,
         facts={
             "fitted on": f"all {len(table)} labelled pictures; the report's scores are for {most} and fewer a class",

@@ -6,10 +6,12 @@ from transfer.frozen_features import FrozenFeatures
 from transfer.model import TargetModel, load
 from transfer.protocol import Protocol
 from transfer.report import build_report, write_report
+from transfer.spaces import Pretrained
 
 __all__ = [
     "FewShot",
     "FrozenFeatures",
+    "Pretrained",
     "Protocol",
     "TargetModel",
     "Tuning",

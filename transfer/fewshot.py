@@ -84,7 +84,7 @@ class FewShot:
             )
         if self.tuning.steps != self.scratch.steps:
             raise TransferError(
-                f"finetuned trains for {self.tuning.steps} steps and scratch for {self.scratch.steps}: give both the same."
+                f"finetuned trains for {self.tuning.steps} steps, scratch for {self.scratch.steps}: give both the same."
             )
 
 
@@ -210,7 +210,7 @@ def evaluate_target(
             "test_items": len(draws[0].test),
             "resampling": "label draws (each with the items it leaves over as its test) and classes, both with "
             "replacement (pigeonhole bootstrap, Owen 2007)",
-            "choices": f"one shot: {how}; more: cross-validation inside the support",
+            "choices": f"at {min(settings.protocol.shots)} a class: {how}; from 2 on: cross-validation in the support",
         },
         chosen=chosen,
         depth={shot: {place: scores(depth[place])[shot] for place in depth} for shot in settings.protocol.shots},
@@ -223,10 +223,10 @@ def _rank(spaces: Spaces, settings: FewShot, n_classes: int, seed: int) -> tuple
     candidates = [
         Candidate(place, head, options) for place in reversed(list(spaces.target)) for head, options in settings.heads
     ]
-    ranked, how = {}, ""
+    ranked, how = {}, {}
     for shot in settings.protocol.shots:
-        ranked[shot], how = ranked_in_advance(spaces.proxy, candidates, shots=shot, classes=n_classes, seed=seed)
-    return ranked, how
+        ranked[shot], how[shot] = ranked_in_advance(spaces.proxy, candidates, shots=shot, classes=n_classes, seed=seed)
+    return ranked, how[min(how)]
 
 
 def _predict_all(

@@ -69,7 +69,7 @@ class FrozenFeatures(TransformerMixin, BaseEstimator):
         """
         if self.backbone.input.size is None:
             raise InputMismatchError(
-                f"the backbone takes {self.backbone.input.kind} items of shape {self.backbone.input.shape}, not pictures."
+                f"the backbone takes {self.backbone.input.kind} of shape {self.backbone.input.shape}, not pictures."
             )
         name = self.layer or self.backbone.layer_names[-1]
         if not len(items):

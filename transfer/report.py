@@ -25,6 +25,7 @@ from rich.text import Text
 from auxtasks import checkpoint
 from auxtasks.errors import CheckpointError, TransferError
 from transfer import plots, statistics
+from transfer.discriminants import base_layer
 from transfer.report_schema import DepthEntry, EstimateEntry, Report, TargetReport, list_problems
 
 __all__ = [
@@ -157,12 +158,13 @@ def build_report(
         raise TransferError(f"the report does not hold together:\n{list_problems(error)}") from error
 
 
-def write_report(report: Report, folder: Path) -> list[Path]:
+def write_report(report: Report, folder: str | Path) -> list[Path]:
     """Write report.json, report.md and the plots into `folder`, beside what is already there; return their paths.
 
     Raises:
         CheckpointError: when the disk is full or cannot be written.
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "learning_curve.png"]
     plots.save_png(plots.learning_curve(_arm_panels(report)), written[0])
@@ -693,19 +695,19 @@ def _depth_panels(report: Report) -> list[plots.Panel]:
 
 
 def _depth_panel(name: str, target: TargetReport) -> plots.Panel:
-    layers = list(dict.fromkeys(layer for by_layer in target.depth.values() for layer in by_layer))
+    spaces = list(dict.fromkeys(space for by_space in target.depth.values() for space in by_space))
+    layers = list(dict.fromkeys(base_layer(space) for space in spaces))
     curves = []
-    for shot, by_layer in sorted(target.depth.items()):
-        present = [layer for layer in layers if layer in by_layer]
-        chosen = _chosen_layer(target, shot)
-        curves.append(
-            _curve(
-                target,
-                "1 label" if shot == 1 else f"{shot} labels",
-                {float(layers.index(layer)): by_layer[layer] for layer in present},
-                marked=present.index(chosen) if chosen in present else None,
-            )
-        )
+    for shot, by_space in sorted(target.depth.items()):
+        labels = "1 label" if shot == 1 else f"{shot} labels"
+        plain = [space for space in spaces if space in by_space and base_layer(space) == space]
+        projected = [space for space in spaces if space in by_space and base_layer(space) != space]
+        # A line each, or the step from the highest layer to the lowest one's discriminants would look like a fall.
+        for title, line in ((labels, plain), (f"{labels}, discriminants", projected)):
+            chosen = _chosen_layer(target, shot)
+            if line:
+                points = {float(layers.index(base_layer(space))): by_space[space] for space in line}
+                curves.append(_curve(target, title, points, marked=line.index(chosen) if chosen in line else None))
     ticks = {float(place): layer for place, layer in enumerate(layers)}
     return plots.Panel(name, _y_label(target), curves, x_ticks=ticks, chance=_chance(target))
 

@@ -84,10 +84,10 @@ class EpochPlan:
 class IdentityPlan:
     """P identities with K photos each, so that a batch holds pairs of the same person and of different people.
 
-    Every identity with two or more photos comes up once an epoch, in a fresh random order, with K of its photos drawn
-    anew. One with fewer than K photos shows each of them as evenly as can be; the copies differ by augmentation. People
-    with a single photo, and rows without a label, fill a fixed share of the places: two augmentations of one photo are
-    then the positive pair. When nobody has two photos, they fill all places.
+    Every identity with two or more photos comes up once an epoch (see `favour`), in a fresh random order, with K of
+    its photos drawn anew. One with fewer than K photos shows each of them as evenly as can be; the copies differ by
+    augmentation. People with a single photo, and rows without a label, fill a fixed share of the places: two
+    augmentations of one photo are then the positive pair. When nobody has two photos, they fill all places.
 
     Args:
         labels: (N,) identity of each row; negative means unlabelled, each such row an identity of its own.
@@ -95,6 +95,8 @@ class IdentityPlan:
         photos: K, photos of each.
         seed: the run's seed.
         single_share: share of the P places for people with one photo.
+        favour: who has n photos comes up (n / 2) ** favour times an epoch, rounded: 0 takes all people equally often,
+            1 nearly all photos.
 
     Raises:
         DataError: fewer than two people, so that no pair of different people exists; P or K too small.
@@ -113,11 +115,14 @@ class IdentityPlan:
         seed: int,
         *,
         single_share: float = 0.0,
+        favour: float = 0.0,
     ) -> None:
         if identities < 2 or photos < 2:
             raise DataError(f"pairs need at least 2 people with 2 photos a batch, found {identities} x {photos}.")
         if not 0 <= single_share <= 1:
             raise DataError(f"single_share is a share between 0 and 1, found {single_share}.")
+        if not 0 <= favour <= 1:
+            raise DataError(f"favour is an exponent between 0 and 1, found {favour}.")
         self._labels = np.asarray(labels, dtype=np.int64)
         self._photos = photos
         self._seed = seed
@@ -133,8 +138,8 @@ class IdentityPlan:
         if not single:
             single_places = 0
         self._pools = [
-            _Pool(several, identities - single_places, seed, "several"),
-            _Pool(single, single_places, seed, "single"),
+            _Pool(several, identities - single_places, seed, "several", favour),
+            _Pool(single, single_places, seed, "single", favour),
         ]
         people = sum(len(pool.groups) for pool in self._pools if pool.places)
         if people < 2:
@@ -159,12 +164,14 @@ class IdentityPlan:
         ]
 
     def _person(self, pool: _Pool, step: int, place: int) -> list[Pick]:
-        epoch, offset = divmod(step * pool.places + place, len(pool.groups))
-        rows = pool.groups[pool.order.item(epoch, offset)]
-        # The first row is the same in every process and names the person, whatever else is in the pool.
-        rng = generator(self._seed, "photos", epoch, int(rows[0]))
+        epoch, offset = divmod(step * pool.places + place, len(pool.turns))
+        group, turn = pool.turns[pool.order.item(epoch, offset)]
+        rows = pool.groups[group]
+        # A row of the person's own names the turn, whatever else is in the pool; nobody has more turns than photos.
+        name = int(rows[turn])
+        rng = generator(self._seed, "photos", epoch, name)
         return [
-            Pick(int(row), epoch, int(rows[0]) * self._photos + k)
+            Pick(int(row), epoch, name * self._photos + k)
             for k, row in enumerate(_draw_evenly(rows, self._photos, rng))
         ]
 
@@ -172,10 +179,16 @@ class IdentityPlan:
 class _Pool:
     """People who take turns in a number of places of every batch."""
 
-    def __init__(self, groups: list[NDArray[np.int64]], places: int, seed: int, name: str) -> None:
+    def __init__(self, groups: list[NDArray[np.int64]], places: int, seed: int, name: str, favour: float) -> None:
         self.groups = groups
         self.places = places
-        self.order = _Permutations(len(groups), seed, f"people/{name}")
+        self.turns = [(group, turn) for group, rows in enumerate(groups) for turn in range(_turns(len(rows), favour))]
+        self.order = _Permutations(len(self.turns), seed, f"people/{name}")
+
+
+def _turns(photos: int, favour: float) -> int:
+    """Return how often an epoch shows a person with so many photos."""
+    return max(1, round(float((photos / 2) ** favour)))
 
 
 class _Permutations:

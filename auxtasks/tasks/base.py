@@ -18,7 +18,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils import send_to_device
 from datasets import Dataset
 
@@ -27,6 +26,7 @@ from auxtasks.backbones.base import Backbone
 from auxtasks.data.loaders import Records, read
 from auxtasks.data.plan import BatchPlan
 from auxtasks.training.objective import Objective
+from auxtasks.training.processes import join_processes
 
 __all__ = ["AuxTask", "Evaluator"]
 
@@ -92,7 +92,7 @@ class AuxTask(Objective):
     @torch.no_grad()
     def evaluate(self, records: Records, *, batch_size: int = 256) -> dict[str, float]:
         """Return whole-set metrics of held-out records, the same on every process; records are dealt out in turn."""
-        state = PartialState()
+        state = join_processes()
         mine = range(state.process_index, len(records), state.num_processes)
         was_training = self.training
         self.eval()

@@ -70,6 +70,7 @@ class FacePairs(AuxTask):
         scale: where the learned scale of the logistic loss begins.
         single_share: share of the people in a batch that have a single photo or no label: two augmentations of it are
             then a pair of the same person.
+        favour: how much more often people with many photos come up, see `IdentityPlan`.
         augment: what a camera may change; None takes the defaults at the backbone's size.
         fit: how pictures of another shape are fitted, see `decode_images`.
         on_error: what to do about a picture that cannot be read: ``"raise"``, or ``"skip"`` it with a count.
@@ -94,6 +95,7 @@ class FacePairs(AuxTask):
         margin: float | None = None,
         scale: float = 10.0,
         single_share: float = 0.0,
+        favour: float = 0.0,
         augment: Augment | None = None,
         fit: Literal["stretch", "crop", "pad"] = "stretch",
         on_error: Literal["raise", "skip"] = "raise",
@@ -109,6 +111,7 @@ class FacePairs(AuxTask):
         self.hardness = hardness
         self.margin = margin
         self.single_share = single_share
+        self.favour = favour
         self.size = backbone.input.size
         self.augment = augment or Augment(size=self.size)
         self.fit = fit
@@ -133,6 +136,7 @@ class FacePairs(AuxTask):
             "hardness": self.hardness,
             "margin": self.margin,
             "single_share": self.single_share,
+            "favour": self.favour,
             "augment": dataclasses.asdict(self.augment),
         }
 
@@ -155,7 +159,9 @@ class FacePairs(AuxTask):
                 f"a multiple of {self.photos}, or change `photos`."
             )
         labels = _table(records).labels
-        return IdentityPlan(labels, batch_size // self.photos, self.photos, seed, single_share=self.single_share)
+        return IdentityPlan(
+            labels, batch_size // self.photos, self.photos, seed, single_share=self.single_share, favour=self.favour
+        )
 
     def transform(self, record: Mapping[str, Any], rng: np.random.Generator) -> FaceItem:
         """Augment one photo."""

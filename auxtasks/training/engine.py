@@ -34,6 +34,7 @@ from auxtasks.training.optim import (
     restore_state,
     schedule_factor,
 )
+from auxtasks.training.processes import join_processes, stays_on_cpu
 from auxtasks.training.store import CheckpointStore
 from auxtasks.training.tracking import Meter, MetricsLog, ProgressBar
 
@@ -433,10 +434,11 @@ def _check_settings(objective: Objective, settings: LoopSettings) -> None:
 
 def _accelerator(settings: LoopSettings, folder: Path | None) -> Accelerator:
     """Make this run's Accelerator; an earlier run in this process may have had another precision."""
+    join_processes(settings.device)
     AcceleratorState._reset_state(reset_partial_state=False)
     accelerator = Accelerator(
         mixed_precision=settings.mixed_precision,
-        cpu=settings.device == "cpu",
+        cpu=stays_on_cpu(settings.device),
         log_with=list(settings.trackers) or None,
         project_dir=str(folder) if folder else None,
     )

@@ -107,7 +107,7 @@ def by_hand(steps: int, rate, clip: float | None = None, batch_size: int = 8) ->
     """Gradient descent on the weighted mean of each global batch, in NumPy and float64."""
     points, plan = Points(), EpochPlan(24, batch_size, seed=1)
     layer = Regression().net[0]
-    w, b = layer.weight.detach().double().numpy()[0].copy(), float(layer.bias)
+    w, b = layer.weight.detach().double().numpy()[0].copy(), layer.bias.item()
     for step in range(steps):
         grad_w, grad_b, total = np.zeros(3), 0.0, 0.0
         for pick in plan.batch(step):
@@ -155,16 +155,13 @@ def test_logged_values_are_those_of_the_steps_since_the_last_line(tmp_path):
     run(objective, 6, loop=LoopSettings(show_progress=False, log_every=3), folder=tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["kind"]) for line in lines] == [(3, "train"), (6, "train")]
-    layer = Regression().net[0]
     losses, totals = [], []
-    model = by_hand
     for step in range(6):
-        w = model(step, rate=lambda step: 0.05)
+        w = by_hand(step, rate=lambda step: 0.05)
         batch = objective.seen[step]
         errors = (batch.x @ w[:3] + w[3] - batch.y).square() * batch.weight
         losses.append(float(errors.sum()))
         totals.append(float(batch.weight.sum()))
-    assert layer.weight.shape == (1, 3)
     for line, steps in zip(lines, (slice(0, 3), slice(3, 6)), strict=True):
         assert line["loss"] == pytest.approx(sum(losses[steps]) / sum(totals[steps]), rel=1e-4)
         last = steps.stop - 1  # metrics are computed in logged steps alone
@@ -422,10 +419,10 @@ def test_a_run_stopped_in_any_phase_ends_as_one_that_was_not(tmp_path, at):
 
     def stop():
         if len(stopped.seen) == at + 1:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("the test stops here")
 
     every_step = LoopSettings(show_progress=False, log_every=1, checkpoint_every=1, validate_every=1)
-    with pytest.raises(KeyboardInterrupt, match=""):
+    with pytest.raises(KeyboardInterrupt, match="the test stops here"):
         run(stopped, phases=phases, optimizer=settings, loop=every_step, folder=tmp_path,
             validate=lambda: stop() or {})  # fmt: skip
     result = run(resumed, phases=phases, optimizer=settings, loop=loop, folder=tmp_path)

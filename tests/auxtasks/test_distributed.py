@@ -1,0 +1,181 @@
+"""Two processes with half a batch each compute what one computes with the whole: losses, gradients, weights, metrics."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from auxtasks import checkpoint
+
+pytestmark = pytest.mark.processes
+
+SCRIPT = '''
+"""Train in as many processes as there are; keep every gradient that an optimizer gets, and every printed metric."""
+import json, os, sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from auxtasks import checkpoint
+from auxtasks.backbones import convnet
+from auxtasks.data import load_source
+from auxtasks.pretrain import pretrain
+from auxtasks.tasks import FacePairs
+from auxtasks.training.engine import LoopSettings
+from auxtasks.training.optim import OptimizerSettings
+
+out = Path(sys.argv[1])
+rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+columns = {"image": "image", "label": "label"}
+faces, strangers = (
+    load_source("builtin:drawn_faces", columns=columns,
+                options={"people": people, "photos": 4, "size": 20, "first_person": first})
+    for people, first in ((8, 0), (7, 1000))
+)
+gradients, seen = {}, []
+
+
+class Watched(FacePairs):
+    def forward(self, batch):
+        seen.append(len(batch.identities))
+        return super().forward(batch)
+
+
+def run(name, loss, steps, optimizer, hardness=0.0):
+    network = convnet(size=16, widths=[8, 16], blocks=[1, 1], embedding=8, dropout=0.0)
+    task = Watched(network, photos=2, loss=loss, hardness=hardness)
+    names = {parameter: parameter_name for parameter_name, parameter in task.named_parameters()}
+    step = [0]
+
+    def keep(optimizer, args, kwargs):
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                gradients[f"{name}/{step[0]}/{names[parameter]}"] = parameter.grad.clone()
+        step[0] += 1
+
+    hook = register_optimizer_step_pre_hook(keep)
+    try:
+        return task, pretrain(task, faces, steps=steps, batch_size=16, seed=1, validation=strangers,
+                              optimizer=optimizer, folder=out / name,
+                              loop=LoopSettings(log_every=1, show_progress=False))
+    finally:
+        hook.remove()
+
+
+plain = OptimizerSettings(name="sgd", momentum=0.0, weight_decay=0.0, learning_rate=0.1, schedule="constant",
+                          warmup_steps=0, clip_norm=None)
+for name, loss, hardness in (("logistic", "logistic", 0.0), ("hard", "logistic", 1.0),
+                             ("contrastive", "contrastive", 0.0), ("triplet", "triplet", 0.0)):
+    run(name, loss, 4, plain, hardness)
+assert seen == [16 // processes] * 16, seen
+
+task, result = run("whole", "logistic", 12, OptimizerSettings(learning_rate=3e-3))
+task.eval()
+scores = {**task.evaluate(task.prepare(strangers)), **result.metrics}
+(out / f"scores-{rank}.json").write_text(json.dumps(scores))
+checkpoint.write_tensors(out / f"gradients-{rank}.safetensors", gradients)
+checkpoint.write_tensors(out / f"weights-{rank}.safetensors", task.state_dict())
+
+if dist.is_initialized():
+    dist.barrier()  # without it, tearing down gloo aborts now and then
+    dist.destroy_process_group()
+assert processes == 1 or not dist.is_initialized()
+'''
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory) -> dict[int, Path]:
+    """Run the script in one process and in two."""
+    folder = tmp_path_factory.mktemp("distributed")
+    script = folder / "script.py"
+    script.write_text(SCRIPT)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    found = {}
+    for processes, launch in ((1, []), (2, launcher)):
+        found[processes] = folder / str(processes)
+        found[processes].mkdir()
+        done = subprocess.run(
+            [sys.executable, *launch, script, found[processes]],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    return found
+
+
+def tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    return checkpoint.read_tensors(folder / f"{name}.safetensors")
+
+
+def lines(folder: Path, run: str, kind: str) -> list[dict[str, float]]:
+    text = (folder / run / "metrics.jsonl").read_text()
+    found = [line for line in map(json.loads, text.splitlines()) if line["kind"] == kind]
+    timed = {"samples_per_second", "data_wait_share", "kind"}
+    return [{name: value for name, value in line.items() if name not in timed} for line in found]
+
+
+@pytest.mark.parametrize("run", ["logistic", "hard", "contrastive", "triplet"])
+def test_losses_and_gradients_of_two_processes_are_those_of_one(outputs, run):
+    one, two = lines(outputs[1], run, "train"), lines(outputs[2], run, "train")
+    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-5)
+    assert len(one) == 4
+    expected = {name: g for name, g in tensors(outputs[1], "gradients-0").items() if name.startswith(f"{run}/")}
+    found = tensors(outputs[2], "gradients-0")
+    parameters = {name.split("/", 2)[2] for name in expected}
+    assert {"backbone.module.stem.0.weight", "backbone.module.embedding.weight"} <= parameters
+    assert ("threshold" in parameters) == ("log_scale" in parameters) == (run in ("logistic", "hard"))
+    assert len(expected) == 4 * len(parameters)
+    moved = set()
+    for name, gradient in expected.items():
+        difference = float((found[name] - gradient).norm())
+        assert difference <= 1e-5 * float(gradient.norm()) + 1e-9, name
+        if gradient.norm() > 1e-6:
+            moved.add(name.split("/", 2)[2])
+    assert moved == parameters  # no gradient is zero in all steps
+
+
+def test_both_processes_hold_the_same_gradients_and_weights(outputs):
+    for name in ("gradients", "weights"):
+        first, second = (tensors(outputs[2], f"{name}-{rank}") for rank in (0, 1))
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_a_whole_run_of_two_processes_ends_with_the_weights_of_one(outputs):
+    one, two = tensors(outputs[1], "weights-0"), tensors(outputs[2], "weights-0")
+    assert one.keys() == two.keys()
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_both_print_the_same_metrics(outputs):
+    for kind, count in (("train", 12), ("validation", 1)):
+        one, two = lines(outputs[1], "whole", kind), lines(outputs[2], "whole", kind)
+        assert len(one) == count
+        for a, b in zip(one, two, strict=True):
+            assert b == pytest.approx(a, abs=2e-4)
+
+
+def test_every_process_knows_the_metrics(outputs):
+    first, second = (json.loads((outputs[2] / f"scores-{rank}.json").read_text()) for rank in (0, 1))
+    timed = {"samples_per_second", "data_wait_share"}
+    assert {"roc_auc", "spread", "loss", "validation/roc_auc"} <= first.keys() == second.keys()
+    assert {k: v for k, v in first.items() if k not in timed} == {k: v for k, v in second.items() if k not in timed}
+    assert first["roc_auc"] == first["validation/roc_auc"]
+
+
+def test_two_processes_write_one_log_and_one_set_of_checkpoints(outputs):
+    for name in ("logistic", "whole"):
+        steps = [line["step"] for line in lines(outputs[2], name, "train")]
+        assert steps == sorted(set(steps))
+        assert len(list((outputs[2] / name / "checkpoints").iterdir())) == 1
+    state = checkpoint.read_json(outputs[2] / "whole" / "checkpoints" / "step-00000012" / "training" / "state.json")
+    assert state["processes"] == 2
