@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import resource
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 import torch.distributed as dist
 from accelerate import PartialState
 
@@ -24,6 +22,7 @@ from auxtasks.features.cache import FeatureCache, feature_bytes
 from auxtasks.pretrain import pretrain
 from auxtasks.tasks import FacePairs
 from auxtasks.tasks.verification import held_out_threshold, verify
+from auxtasks.training.processes import join_processes
 from recipes import build
 from recipes.config import Recipe, load_recipe
 from recipes.folder import RunFolder, cache_folder
@@ -104,7 +103,7 @@ def pretrain_recipe(recipe: Recipe, place: Path) -> None:
         AuxtasksError: data that does not fit, training that diverges, a folder of another run.
     """
     folder = RunFolder(place)
-    state = _join(recipe.training.device)
+    state = join_processes(recipe.training.device)
     if state.is_main_process:
         folder.claim(recipe)
     state.wait_for_everyone()
@@ -141,20 +140,6 @@ def pretrain_recipe(recipe: Recipe, place: Path) -> None:
         )
         folder.finish_pretraining({"metrics": metrics, "cost": cost, "notes": notes})
     _leave()
-
-
-def _join(device: str) -> PartialState:
-    """Form a group with the processes that a launcher started beside this one.
-
-    Raises:
-        TrainingError: there is no group, so that each process would train for itself and write the same files.
-    """
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    # Without a GPU Accelerate groups processes only when it is told to stay on the CPU.
-    state = PartialState(cpu=device == "cpu" or (launched > 1 and not torch.accelerator.is_available()))
-    if state.num_processes != launched:
-        raise TrainingError(f"{launched} processes were started, but {state.num_processes} found each other.")
-    return state
 
 
 def _leave() -> None:
@@ -218,7 +203,7 @@ def _refuse_another_pretraining(written: Recipe, asked: Recipe, run: Path) -> No
     if changed:
         raise TransferError(
             f"{', '.join(changed)}: the backbone in {run} was made with other values, see its recipe.yaml. Only "
-            "transfer, targets, name and data.path can be overridden here; for the rest pretrain anew, with auxtasks run."
+            "transfer, targets, name and data.path can be overridden; for the rest pretrain anew, with auxtasks run."
         )
 
 

@@ -119,5 +119,7 @@ def test_public_names_are_sorted_present_and_documented(name):
 @pytest.mark.parametrize("name", PUBLIC)
 def test_nothing_public_is_missing_from_the_list(name):
     module = importlib.import_module(name)
-    names = {entry for entry, found in vars(module).items() if not entry.startswith("_") and not inspect.ismodule(found)}
+    names = {
+        entry for entry, found in vars(module).items() if not entry.startswith("_") and not inspect.ismodule(found)
+    }
     assert names - set(module.__all__) - {"annotations"} == set()

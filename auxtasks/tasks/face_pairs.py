@@ -190,7 +190,8 @@ class FacePairs(AuxTask):
         masks = losses.pair_masks(identities)
         loss = self._pair_loss(cosine, masks)
         weight = loss.new_tensor(float(len(identities)))
-        logged = self._metrics(embeddings, cosine, masks) if self.log_metrics else {}
+        # Where training diverges, the loop says at which step: better than a metric that complains of a NaN.
+        logged = self._metrics(embeddings, cosine, masks) if self.log_metrics and embeddings.isfinite().all() else {}
         return StepOutput(loss * weight, weight, logged)
 
     def _pair_loss(self, cosine: Tensor, masks: losses.PairMasks) -> Tensor:

@@ -338,6 +338,7 @@ class _Loop:
 
     def _validate(self, step: int) -> None:
         assert self.validate is not None  # the caller asked
+        self._check_finite()
         self.objective.eval()
         with torch.no_grad():
             values = dict(self.validate())

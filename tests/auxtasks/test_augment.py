@@ -17,7 +17,7 @@ def noise(height=20, width=20, channels=1):
 
 def smooth(height, width, channels=1):
     """Waves that are much longer than a pixel: resampling hardly matters."""
-    v, u = np.mgrid[0:1:height * 1j, 0:1:width * 1j]
+    v, u = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     planes = [127 + 60 * np.sin(3 * u + 2 * v + c) + 50 * np.cos(4 * v - u) for c in range(channels)]
     return np.stack(planes, axis=2).astype(np.uint8)
 

@@ -154,6 +154,15 @@ def test_a_wrong_layer_name_is_an_error_with_a_hint():
         small("mlp").lower("hiden1")
 
 
+@every
+def test_asking_for_no_layer_is_an_error_that_lists_them(family):
+    backbone = small(family)
+    with pytest.raises(
+        LayerError, match=rf"no layer was asked for\. Layers from the input up: {backbone.layer_names[0]}, "
+    ):
+        backbone.forward_layers(batch(backbone), [])
+
+
 # Weights and seeds
 
 
@@ -252,6 +261,34 @@ def test_changed_weights_are_refused(saved):
     tensors = checkpoint.read_tensors(saved / "model.safetensors")
     checkpoint.write_tensors(saved / "model.safetensors", {name: tensor + 1 for name, tensor in tensors.items()})
     with pytest.raises(CheckpointError, match=r"does not match the digest in manifest\.json: it was changed"):
+        Backbone.from_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"width": 6, "hiden": [8, 5]}, "got an unexpected keyword argument 'hiden'"),
+        ({"hidden": [8, 5]}, "missing 1 required positional argument: 'width'"),
+        ({"width": 6, "hidden": []}, "hidden is empty"),
+    ],
+)
+def test_arguments_that_the_builder_does_not_take_are_refused(saved, arguments, message):
+    edit(saved / "config.json", arguments=arguments)
+    with pytest.raises(CheckpointError, match=rf"config\.json does not describe a mlp: .*{message}"):
+        Backbone.from_pretrained(saved)
+
+
+def test_a_description_without_arguments_is_refused(saved):
+    (saved / "config.json").write_text('{"family": "mlp"}')
+    with pytest.raises(CheckpointError, match=r"config\.json does not describe a mlp: 'arguments'"):
+        Backbone.from_pretrained(saved)
+
+
+def test_weights_without_a_digest_are_refused(saved):
+    manifest = json.loads((saved / "manifest.json").read_text())
+    del manifest["weights_digest"]
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=r"manifest\.json is damaged: it has no weights_digest"):
         Backbone.from_pretrained(saved)
 
 

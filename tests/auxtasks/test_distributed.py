@@ -1,4 +1,4 @@
-"""Two processes with half a batch each compute what one computes with the whole: losses, gradients, weights, metrics."""
+"""Two processes with half a batch each compute what one does with all of it: losses, gradients, weights, metrics."""
 
 import json
 import os
@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from auxtasks import checkpoint
+from auxtasks.errors import TrainingError
+from auxtasks.training.processes import join_processes
 
 pytestmark = pytest.mark.processes
 
@@ -77,7 +79,8 @@ assert seen == [16 // processes] * 16, seen
 
 task, result = run("whole", "logistic", 12, OptimizerSettings(learning_rate=3e-3))
 task.eval()
-scores = {**task.evaluate(task.prepare(strangers)), **result.metrics}
+again = task.evaluate(task.prepare(strangers))
+scores = {**{f"again/{name}": value for name, value in again.items()}, **result.metrics}
 (out / f"scores-{rank}.json").write_text(json.dumps(scores))
 checkpoint.write_tensors(out / f"gradients-{rank}.safetensors", gradients)
 checkpoint.write_tensors(out / f"weights-{rank}.safetensors", task.state_dict())
@@ -153,7 +156,9 @@ def test_a_whole_run_of_two_processes_ends_with_the_weights_of_one(outputs):
     one, two = tensors(outputs[1], "weights-0"), tensors(outputs[2], "weights-0")
     assert one.keys() == two.keys()
     for name, weight in one.items():
-        torch.testing.assert_close(two[name], weight, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            two[name], weight, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def test_both_print_the_same_metrics(outputs):
@@ -167,9 +172,9 @@ def test_both_print_the_same_metrics(outputs):
 def test_every_process_knows_the_metrics(outputs):
     first, second = (json.loads((outputs[2] / f"scores-{rank}.json").read_text()) for rank in (0, 1))
     timed = {"samples_per_second", "data_wait_share"}
-    assert {"roc_auc", "spread", "loss", "validation/roc_auc"} <= first.keys() == second.keys()
+    assert {"again/roc_auc", "spread", "loss", "validation/roc_auc"} <= first.keys() == second.keys()
     assert {k: v for k, v in first.items() if k not in timed} == {k: v for k, v in second.items() if k not in timed}
-    assert first["roc_auc"] == first["validation/roc_auc"]
+    assert first["again/roc_auc"] == first["validation/roc_auc"]
 
 
 def test_two_processes_write_one_log_and_one_set_of_checkpoints(outputs):
@@ -179,3 +184,10 @@ def test_two_processes_write_one_log_and_one_set_of_checkpoints(outputs):
         assert len(list((outputs[2] / name / "checkpoints").iterdir())) == 1
     state = checkpoint.read_json(outputs[2] / "whole" / "checkpoints" / "step-00000012" / "training" / "state.json")
     assert state["processes"] == 2
+
+
+def test_processes_that_did_not_meet_are_an_error(monkeypatch):
+    assert join_processes().num_processes == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(TrainingError, match="2 processes were started, but each of them takes itself for the only one"):
+        join_processes()

@@ -261,7 +261,9 @@ class Poison:
 def test_a_loss_that_is_nan_stops_at_its_step_and_keeps_the_last_good_checkpoint(tmp_path):
     objective = Regression()
     loop = LoopSettings(show_progress=False, log_every=100, checkpoint_every=2)
-    with pytest.raises(NonFiniteError, match=r"not finite at step 6\. .*\(now 0\.05\).* checkpoint is .*step-00000004\."):
+    with pytest.raises(
+        NonFiniteError, match=r"not finite at step 6\. .*\(now 0\.05\).* checkpoint is .*step-00000004\."
+    ):
         train(objective, broken_feed({5}), [Phase(9)], seed=0, optimizer=PLAIN, loop=loop, folder=tmp_path)
     assert len(objective.seen) == 6
     assert_close(weights(objective), by_hand(5, rate=lambda step: 0.05))  # the bad step changed nothing

@@ -46,7 +46,9 @@ def test_a_mirror_image_is_averaged_in_place(tiny_convnet, face_table, pool):
     backbone = tiny_convnet()
     table = face_table.subset(range(6))
     mirrored = decode_images_of(table.pixels[:, :, ::-1], table)
-    plain, other = (extract(backbone, t, {"stage1": "flatten"})["stage1"].reshape(6, 8, 8, 8) for t in (table, mirrored))
+    plain, other = (
+        extract(backbone, t, {"stage1": "flatten"})["stage1"].reshape(6, 8, 8, 8) for t in (table, mirrored)
+    )
     layer = torch.from_numpy((plain + other[:, :, :, ::-1]) / 2)
     found = extract(backbone, table, {"stage1": pool}, mirror=True)["stage1"]
     np.testing.assert_allclose(found, pool_layer(layer, pool).numpy(), rtol=1e-4, atol=1e-5)

@@ -89,7 +89,9 @@ def test_beginning_late_gives_the_rest():
 def test_an_item_s_noise_depends_on_seed_and_epoch_and_not_on_its_batch():
     def by_item(batch_size, seed=0):
         rows, _, values = join(batches(feed(batch_size=batch_size, seed=seed), stop=204 // batch_size))
-        return {(place // 17, int(row)): float(value) for place, (row, value) in enumerate(zip(rows, values, strict=True))}
+        return {
+            (place // 17, int(row)): float(value) for place, (row, value) in enumerate(zip(rows, values, strict=True))
+        }
 
     assert by_item(12) == by_item(3)
     assert len(set(by_item(12).values())) == len(by_item(12)) == 204  # no two items of twelve epochs share their noise
@@ -112,5 +114,5 @@ def test_a_record_carries_its_row():
 
 def test_an_error_in_a_worker_is_told():
     broken = Feed(Numbers(17), EpochPlan(17, 4, seed=0), lambda record, rng: 1 // 0, collate, seed=0, workers=1)
-    with pytest.raises(ZeroDivisionError, match="integer (division|modulo)"):
+    with pytest.raises(ZeroDivisionError, match=r"integer (division|modulo)"):
         batches(broken)

@@ -195,7 +195,12 @@ def stopped(tmp_path):
     return tmp_path
 
 
-FILES = ["backbone/model.safetensors", "task/model.safetensors", "training/optimizer.safetensors", "training/state.json"]
+FILES = [
+    "backbone/model.safetensors",
+    "task/model.safetensors",
+    "training/optimizer.safetensors",
+    "training/state.json",
+]
 
 
 @pytest.mark.parametrize("name", FILES)

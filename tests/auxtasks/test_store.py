@@ -46,5 +46,7 @@ def test_the_same_step_is_replaced(tmp_path):
 
 def test_other_settings_are_all_listed(tmp_path):
     CheckpointStore.check_identity({"a": 1, "b": [2]}, {"b": [2], "a": 1}, tmp_path)
-    with pytest.raises(CheckpointError, match=r"other settings: a: 1 there, 2 asked; c: None there, 3 asked; d: 4 there"):
+    with pytest.raises(
+        CheckpointError, match=r"other settings: a: 1 there, 2 asked; c: None there, 3 asked; d: 4 there"
+    ):
         CheckpointStore.check_identity({"a": 1, "b": 1, "d": 4}, {"a": 2, "b": 1, "c": 3}, tmp_path)

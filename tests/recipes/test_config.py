@@ -12,7 +12,7 @@ from recipes.config import Recipe, dump_recipe, load_recipe, recipe_text
 
 def problems(*overrides, name="faces_demo"):
     """Return what is wrong with a recipe."""
-    with pytest.raises(RecipeError, match=".") as caught:
+    with pytest.raises(RecipeError, match=r"\S") as caught:
         load_recipe(name, overrides)
     assert all("\n" not in problem for problem in caught.value.problems)
     return list(caught.value.problems)
@@ -29,8 +29,8 @@ def written(tmp_path, text):
 
 def test_all_problems_are_told_at_once():
     found = problems(
-        "training.stepz=3", "training.steps=many", "task.loss=logistik", "targets.strangers.fitt=crop", "data.holdout=2",
-        "nonsense", "transfer.shots=[1,",
+        "training.stepz=3", "training.steps=many", "task.loss=logistik", "targets.strangers.fitt=crop",
+        "data.holdout=2", "nonsense", "transfer.shots=[1,",
     )  # fmt: skip
     keys = [problem.split(":")[0] for problem in found]
     assert sorted(keys) == sorted([
@@ -174,7 +174,8 @@ def test_what_is_no_recipe_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "value", ["!!python/object/apply:os.system ['echo broken into']", "!!python/name:os.system", "!!python/object:os.X {}"]
+    "value",
+    ["!!python/object/apply:os.system ['echo broken into']", "!!python/name:os.system", "!!python/object:os.X {}"],
 )
 def test_yaml_that_would_be_code_is_refused(tmp_path, value):
     (problem,) = problems(name=written(tmp_path, f"name: {value}\ndata: {{path: x}}\n"))

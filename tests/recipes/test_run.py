@@ -49,7 +49,7 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(finish
 
     with monkeypatch.context() as patched:
         patched.setattr(FacePairs, "forward", dies)
-        with pytest.raises(KeyboardInterrupt, match="^$"):
+        with pytest.raises(KeyboardInterrupt, match=r"^$"):
             run_recipe(recipe, tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
     assert not (tmp_path / "pretrain.json").exists()

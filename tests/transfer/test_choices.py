@@ -58,7 +58,7 @@ def test_cross_validation_finds_the_planted_layer():
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 0, 1], [1, 2, 0]])
 def test_among_equals_the_first_ranked_wins(order):
     features, labels = layered()
-    same = {name: features["good"] for name in ("low", "middle", "high")}
+    same = dict.fromkeys(("low", "middle", "high"), features["good"])
     ranked = [[Candidate(name, "prototype") for name in same][place] for place in order]
     assert cross_validated(same, labels, ranked, seed=0) == ranked[0]
 
@@ -105,7 +105,7 @@ def test_episodes_by_loops():
 
 def test_equals_stay_in_the_order_given():
     features, labels = layered()
-    same = {name: features["good"] for name in "cab"}
+    same = dict.fromkeys("cab", features["good"])
     candidates = [Candidate(name, "prototype") for name in same]
     ranked = rank_on_episodes(Proxy(same, labels), candidates, shots=1, way=3, seed=0)
     assert [candidate for candidate, _ in ranked] == candidates

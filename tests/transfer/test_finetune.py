@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import log_loss
 
-from auxtasks.backbones import build
+from auxtasks.backbones import build, pool_layer
 from auxtasks.data.augment import Augment
 from auxtasks.errors import InputMismatchError, LayerError, TransferError
 from auxtasks.features.extract import extract, picture_batch
@@ -83,7 +83,13 @@ def classifiers(monkeypatch):
 def test_only_the_unfrozen_layers_move_with_their_statistics(resnet, portraits, top_layers, expected):
     before = weights_of(resnet)
     tuned = fine_tune(
-        resnet, "layer3", "mean", portraits, portraits.labels, n_classes=4, tuning=tuning(Stage(3, top_layers=top_layers))
+        resnet,
+        "layer3",
+        "mean",
+        portraits,
+        portraits.labels,
+        n_classes=4,
+        tuning=tuning(Stage(3, top_layers=top_layers)),
     )
     assert moved_layers(tuned.backbone, before) == expected
     statistics = {name: value for name, value in before.items() if name.endswith(("running_mean", "running_var"))}
@@ -207,7 +213,7 @@ def test_tuned_parts_predict_as_the_classifier_does(backbone, quadrants, classif
     images = model.backbone.input.normalize(picture_batch(quadrants, range(32), (16, 16)))
     with torch.no_grad():
         output = model.backbone.forward_layers(images, [layer])[layer]
-        logits = model.linear(finetune.pool_layer(output, pool))
+        logits = model.linear(pool_layer(output, pool))
     features = extract(tuned.backbone, quadrants, {layer: pool})[layer]
     np.testing.assert_allclose(tuned.head.scores(features), logits.numpy(), rtol=1e-4, atol=1e-5)
     assert not tuned.backbone.training
@@ -261,7 +267,7 @@ def test_a_run_that_was_kept_goes_on_where_it_stopped(backbone, quadrants, tmp_p
 
     with monkeypatch.context() as patched:
         patched.setattr(Classifier, "forward", dies)
-        with pytest.raises(KeyboardInterrupt, match="^$"):
+        with pytest.raises(KeyboardInterrupt, match=r"^$"):
             run(tmp_path)
     resumed = run(tmp_path)
     np.testing.assert_array_equal(resumed.head.weight, straight.head.weight)

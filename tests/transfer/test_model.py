@@ -1,4 +1,4 @@
-"""The target model: the same predictions after a reload, from any kind of picture, and clear words for what is broken."""
+"""The target model: the same predictions after a reload, from any picture, and clear words for what is broken."""
 
 import io
 import json

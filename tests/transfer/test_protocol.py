@@ -22,9 +22,7 @@ def test_every_support_has_the_asked_number_of_each_class():
 def test_smaller_supports_are_the_first_of_the_larger_class_by_class():
     for draw in planned():
         for label in range(5):
-            one, three, five = (
-                [row for row in draw.support[shot] if LABELS[row] == label] for shot in (1, 3, 5)
-            )
+            one, three, five = ([row for row in draw.support[shot] if LABELS[row] == label] for shot in (1, 3, 5))
             assert one == three[:1] == five[:1]
             assert three == five[:3]
 
