@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from auxtasks import checkpoint
 from auxtasks.backbones.base import Backbone
 from auxtasks.backbones.pooling import Pool, pool_layer
-from auxtasks.data.augment import Augment
+from auxtasks.data.augment import Augment, stack_pictures
 from auxtasks.data.images import ImageTable
 from auxtasks.data.loaders import Feed
 from auxtasks.data.plan import EpochPlan
@@ -263,7 +263,7 @@ class _Augmented:
 
 def collate_labelled(items: Sequence[LabelledItem]) -> LabelledBatch:
     """Stack pictures into (B, C, H, W)."""
-    images = torch.from_numpy(np.stack([item.image for item in items])).permute(0, 3, 1, 2).contiguous()
+    images = stack_pictures([item.image for item in items])
     return LabelledBatch(images, torch.tensor([item.label for item in items]))
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor, from_numpy
 
-__all__ = ["Augment", "center", "with_room"]
+__all__ = ["Augment", "center", "stack_pictures", "with_room"]
 
 Picture = NDArray[np.uint8]  # (H, W, C)
 
@@ -128,6 +130,19 @@ def center(picture: Picture, size: tuple[int, int]) -> Picture:
         return picture
     height, width = size
     return _as_array(_as_image(picture).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def stack_pictures(pictures: Sequence[Picture]) -> Tensor:
+    """Stack pictures (H, W, C) into a batch (B, C, H, W), uint8.
+
+    The copy is made by NumPy: torch takes a grey batch that was only permuted for channels-last, in which GroupNorm is
+    ten times slower in bfloat16 on a CPU, and a whole training step half as fast.
+
+    Example:
+        >>> stack_pictures([np.zeros((48, 48, 1), dtype=np.uint8)] * 2).stride()
+        (2304, 2304, 48, 1)
+    """
+    return from_numpy(np.stack(pictures).transpose(0, 3, 1, 2).copy(order="C"))
 
 
 def _with_border(picture: Picture, border: int) -> Picture:

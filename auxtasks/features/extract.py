@@ -11,7 +11,7 @@ from torch import Tensor
 
 from auxtasks.backbones.base import Backbone
 from auxtasks.backbones.pooling import Pool, pool_layer
-from auxtasks.data.augment import center
+from auxtasks.data.augment import center, stack_pictures
 from auxtasks.data.images import ImageTable
 from auxtasks.errors import InputMismatchError
 
@@ -22,8 +22,7 @@ Features = NDArray[np.float32]
 
 def picture_batch(table: ImageTable, rows: Sequence[int] | NDArray[np.int64], size: tuple[int, int]) -> Tensor:
     """Return pictures of a table at a size, without any augmentation: uint8 (B, C, H, W)."""
-    pictures = [center(table.record(int(row))["image"], size) for row in rows]
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    return stack_pictures([center(table.record(int(row))["image"], size) for row in rows])
 
 
 def extract(

@@ -23,7 +23,7 @@ from torch.distributed.nn.functional import all_gather
 
 from auxtasks import losses, metrics
 from auxtasks.backbones.base import Backbone
-from auxtasks.data.augment import Augment, center, with_room
+from auxtasks.data.augment import Augment, center, stack_pictures, with_room
 from auxtasks.data.images import ImageTable, decode_images
 from auxtasks.data.loaders import Records
 from auxtasks.data.pairs import balanced_pairs
@@ -174,7 +174,7 @@ class FacePairs(AuxTask):
     @staticmethod
     def collate(items: Sequence[FaceItem]) -> FaceBatch:
         """Stack photos into (B, C, H, W)."""
-        images = torch.from_numpy(np.stack([item.image for item in items])).permute(0, 3, 1, 2).contiguous()
+        images = stack_pictures([item.image for item in items])
         return FaceBatch(images, torch.tensor([item.identity for item in items]))
 
     def embed(self, images: Tensor) -> Tensor:
