@@ -12,8 +12,9 @@ from auxtasks.data.images import ImageTable
 from auxtasks.data.loaders import Feed, Records
 from auxtasks.errors import DataError
 from auxtasks.tasks.base import AuxTask
-from auxtasks.training.engine import LoopSettings, Phase, TrainingResult, train
+from auxtasks.training.engine import train
 from auxtasks.training.optim import OptimizerSettings
+from auxtasks.training.settings import LoopSettings, Phase, TrainingResult
 
 __all__ = ["pretrain"]
 

@@ -16,8 +16,9 @@ from auxtasks.backbones import convnet
 from auxtasks.data import load_source
 from auxtasks.data.loaders import Feed, Shard
 from auxtasks.tasks import FacePairs
-from auxtasks.training.engine import LoopSettings, Phase, train
+from auxtasks.training.engine import train
 from auxtasks.training.optim import OptimizerSettings, build_optimizer
+from auxtasks.training.settings import LoopSettings, Phase
 
 BATCH = 96
 

@@ -14,8 +14,8 @@ from auxtasks.data.augment import Augment, with_room
 from auxtasks.data.images import ImageTable, decode_images
 from auxtasks.data.sources import load_source
 from auxtasks.tasks import FacePairs
-from auxtasks.training.engine import LoopSettings
 from auxtasks.training.optim import OptimizerSettings
+from auxtasks.training.settings import LoopSettings
 from recipes import config
 from transfer.fewshot import FewShot
 from transfer.finetune import Stage, Tuning

@@ -114,7 +114,8 @@ def report(run_path: RunPath) -> None:
 
 def _print_report(place: Path) -> None:
     from recipes.folder import RunFolder
-    from transfer.report import print_report, read_report
+    from transfer.report import read_report
+    from transfer.report_terminal import print_report
 
     found = RunFolder(place).report
     print_report(read_report(found))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from types import UnionType
@@ -314,7 +314,21 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads ``1e-3`` as the number that it is; YAML 1.1 wants ``1.0e-3`` and would make it a string."""
+    """Reads ``1e-3`` as the number that it is (YAML 1.1 wants ``1.0e-3``), and refuses a key that is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping, as the base class does."""
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                continue  # the base class says what is wrong with it
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f'the key "{key}" is given twice', key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(

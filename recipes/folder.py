@@ -103,6 +103,8 @@ class RunFolder:
         Raises:
             CheckpointError: nothing was pretrained here yet.
         """
+        if not self.place.is_dir():
+            raise CheckpointError(f"{self.place} is not there: expected a run's folder, or a saved backbone's.")
         found = sorted((self.place / "checkpoints").glob("step-*/backbone"))
         if not found:
             raise CheckpointError(f"{self.place} has no checkpoint: pretrain first, with auxtasks pretrain or run.")

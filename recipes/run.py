@@ -6,7 +6,7 @@ import dataclasses
 import resource
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +128,11 @@ def pretrain_recipe(recipe: Recipe, place: Path) -> None:
         described_as=f"{len(split.trained):,} pictures of {recipe.data.path}",
     )
     if state.is_main_process:
-        metrics = {name: value for name, value in result.metrics.items() if np.isfinite(value)}
+        metrics = {
+            name: value
+            for name, value in result.metrics.items()
+            if np.isfinite(value) and name not in ("samples_per_second", "data_wait_share")  # these are its cost
+        }
         metrics |= _verify(recipe, folder, task.backbone, split)
         cost = {
             "seconds": round(result.seconds, 1),
@@ -281,18 +285,23 @@ def _describe_target(name: str, table: ImageTable, backbone: Backbone, settings:
 
 def _check_leaks(name: str, split: _Pretraining, table: ImageTable, on_leak: str) -> list[str]:
     """Look for pictures and people that pretraining and the target share."""
-    everyone, theirs = split.data.table, table.class_names
-    ours = [everyone.class_names[label] for label in np.unique(everyone.labels[everyone.labels >= 0])]
-    real = not all(label.isdigit() for label in (*ours, *theirs))  # "0" of two data sets is not one person
+    everyone = split.data.table
+    # "0" of two data sets is not one person: numbers are no names.
+    ours = _names(everyone.class_names[label] for label in np.unique(everyone.labels[everyone.labels >= 0]))
+    theirs = _names(table.class_names)
     leaks = find_leaks(
         everyone.pixels,
         table.pixels,
-        pretraining_names=ours if real else None,
-        target_names=theirs if real else None,
+        pretraining_names=ours or None,
+        target_names=theirs or None,
     )
     if on_leak == "raise":
         leaks.raise_if_any()
     return [f"{name}: {line}" for line in leaks.describe().splitlines()]
+
+
+def _names(labels: Iterable[str]) -> list[str]:
+    return [label for label in labels if not label.isdigit()]
 
 
 def _target_model(

@@ -21,11 +21,12 @@ from auxtasks.data.augment import Augment, center
 from auxtasks.data.images import ImageTable
 from auxtasks.features.extract import extract
 from auxtasks.seeding import torch_seed
-from auxtasks.training.engine import LoopSettings
+from auxtasks.training.settings import LoopSettings
 from transfer.choices import Candidate, cross_validated
 from transfer.discriminants import Discriminants
 from transfer.finetune import Tuned, Tuning, fine_tune
-from transfer.heads import FittedLinear, build_head
+from transfer.heads import build_head
+from transfer.linear_heads import FittedLinear
 
 __all__ = ["Arm", "FeatureArm", "Prediction", "RawArm", "StartHead", "TunedArm", "raw_features"]
 

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from auxtasks.errors import TransferError
 from auxtasks.seeding import generator
-from transfer.heads import Head, Option, build_head, select_by_cross_validation
+from transfer.head import Head, Option
+from transfer.heads import build_head
+from transfer.selection import select_by_cross_validation
 
 __all__ = ["Candidate", "Proxy", "cross_validated", "rank_on_episodes", "ranked_in_advance"]
 

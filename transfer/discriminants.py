@@ -17,11 +17,12 @@ from torch import Tensor, from_numpy
 
 from auxtasks.errors import TransferError
 
-__all__ = ["Discriminants", "base_layer", "fit_discriminants", "with_discriminants"]
+__all__ = ["FEWEST_IDENTITIES", "Discriminants", "base_layer", "fit_discriminants", "with_discriminants"]
 
 Features = NDArray[np.float32]
 
 SUFFIX = "+discriminants"
+FEWEST_IDENTITIES = 3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,10 +79,10 @@ def fit_discriminants(
     """
     names, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
     usable = (counts > 1) & (names >= 0)
-    if usable.sum() < 3:
+    if usable.sum() < FEWEST_IDENTITIES:
         raise TransferError(
             f"discriminants need three identities with two pictures each, found {int(usable.sum())} among "
-            f"{len(labels)} pictures. Leave them out with discriminants=null, or pretrain on more people."
+            f"{len(labels)} pictures. Leave them out (transfer.discriminants=null), or pretrain on more people."
         )
     kept = usable[inverse]
     values = features[kept].astype(np.float64)

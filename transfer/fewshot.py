@@ -17,7 +17,7 @@ from auxtasks.data.augment import Augment
 from auxtasks.data.images import ImageTable
 from auxtasks.errors import TransferError
 from auxtasks.features.cache import FeatureCache
-from auxtasks.training.engine import LoopSettings
+from auxtasks.training.settings import LoopSettings
 from auxtasks.training.tracking import ProgressBar
 from transfer.arms import Arm, FeatureArm, Prediction, RawArm, StartHead, TunedArm, raw_features
 from transfer.choices import Candidate, ranked_in_advance
@@ -210,12 +210,12 @@ def evaluate_target(
             "test_items": len(draws[0].test),
             "resampling": "label draws (each with the items it leaves over as its test) and classes, both with "
             "replacement (pigeonhole bootstrap, Owen 2007)",
-            "choices": f"at {min(settings.protocol.shots)} a class: {how}; from 2 on: cross-validation in the support",
+            "choices": _describe_choices(settings.protocol.shots, how),
         },
         chosen=chosen,
         depth={shot: {place: scores(depth[place])[shot] for place in depth} for shot in settings.protocol.shots},
     )
-    return Outcome(results, spaces, frozen.ranked, tuple(_training_notes(name, predictions)))
+    return Outcome(results, spaces, frozen.ranked, (*spaces.notes, *_training_notes(name, predictions)))
 
 
 def _rank(spaces: Spaces, settings: FewShot, n_classes: int, seed: int) -> tuple[dict[int, list[Candidate]], str]:
@@ -252,6 +252,11 @@ def _score(
             for found, draw in zip(predictions, draws, strict=True)
         ]
     )
+
+
+def _describe_choices(shots: Sequence[int], how: str) -> str:
+    inside = "cross-validation in the support"
+    return f"at 1 a class: {how}; from 2 on: {inside}" if shots[0] == 1 else f"{inside}; ties by {how}"
 
 
 def _best_of(ranked: Sequence[Candidate], layer: str) -> Candidate:

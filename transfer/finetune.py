@@ -27,10 +27,11 @@ from auxtasks.data.plan import EpochPlan
 from auxtasks.errors import TransferError
 from auxtasks.features.extract import check_channels, feature_widths
 from auxtasks.seeding import torch_seed
-from auxtasks.training.engine import LoopSettings, Phase, train
+from auxtasks.training.engine import train
 from auxtasks.training.objective import Objective, StepOutput
 from auxtasks.training.optim import OptimizerSettings
-from transfer.heads import FittedLinear
+from auxtasks.training.settings import LoopSettings, Phase
+from transfer.linear_heads import FittedLinear
 
 __all__ = ["Classifier", "Stage", "Tuned", "Tuning", "fine_tune"]
 

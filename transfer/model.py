@@ -19,7 +19,8 @@ from auxtasks.data.images import ImageTable
 from auxtasks.errors import CheckpointError, did_you_mean
 from auxtasks.features.extract import extract
 from transfer.discriminants import Discriminants
-from transfer.heads import FittedHead, head_from_state
+from transfer.head import FittedHead
+from transfer.heads import head_from_state
 
 __all__ = ["TargetModel", "find_models", "load"]
 

@@ -15,7 +15,7 @@ from auxtasks.features.cache import FeatureCache
 from auxtasks.features.extract import layer_shapes
 from auxtasks.seeding import generator
 from transfer.choices import Proxy
-from transfer.discriminants import Discriminants, fit_discriminants, with_discriminants
+from transfer.discriminants import FEWEST_IDENTITIES, Discriminants, fit_discriminants, with_discriminants
 
 __all__ = ["Metric", "Pretrained", "Spaces", "default_pools", "feature_spaces"]
 
@@ -57,11 +57,13 @@ class Spaces:
         target: space to (N, D) features of the target's pictures.
         proxy: the held-out pretraining pictures in the same spaces, or None.
         discriminants: by layer.
+        notes: for the reader of the report.
     """
 
     target: Mapping[str, Features]
     proxy: Proxy | None
     discriminants: Mapping[str, Discriminants]
+    notes: tuple[str, ...] = ()
 
 
 def default_pools(backbone: Backbone) -> dict[str, Pool]:
@@ -92,8 +94,13 @@ def feature_spaces(
         metric: None leaves the discriminants out.
     """
     found: dict[str, Discriminants] = {}
-    if metric is not None and pretrained is not None:
-        telling = _telling_pictures(pretrained.trained, metric.pictures)
+    notes: list[str] = []
+    telling = _telling_pictures(pretrained.trained, metric.pictures) if metric and pretrained else None
+    if telling is not None and len(np.unique(telling.labels)) < FEWEST_IDENTITIES:
+        notes.append(
+            f"no discriminants: fewer than {FEWEST_IDENTITIES} people of the pretraining data have two pictures."
+        )
+    elif metric is not None and telling is not None:
         found = {
             layer: fit_discriminants(values, telling.labels, components=metric.components, shrinkage=metric.shrinkage)
             for layer, values in cache.features(backbone, telling, layers, mirror=mirror).items()
@@ -103,7 +110,7 @@ def feature_spaces(
     if pretrained is not None and len(pretrained.held_out):
         held_out = with_discriminants(cache.features(backbone, pretrained.held_out, layers, mirror=mirror), found)
         proxy = Proxy(held_out, pretrained.held_out.labels)
-    return Spaces(target, proxy, found)
+    return Spaces(target, proxy, found, tuple(notes))
 
 
 def _telling_pictures(table: ImageTable, limit: int) -> ImageTable:
@@ -112,5 +119,5 @@ def _telling_pictures(table: ImageTable, limit: int) -> ImageTable:
     several = generator(0, "telling pictures").permutation(names[counts > 1])
     sizes = dict(zip(names.tolist(), counts.tolist(), strict=True))
     total = np.cumsum([sizes[int(name)] for name in several]) if len(several) else np.zeros(0)
-    kept = several[: max(3, int(np.searchsorted(total, limit, side="right")))]
+    kept = several[: max(FEWEST_IDENTITIES, int(np.searchsorted(total, limit, side="right")))]
     return table.subset(np.flatnonzero(np.isin(table.labels, kept)))

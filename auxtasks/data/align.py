@@ -188,9 +188,6 @@ def _joined(dataset: datasets.Dataset, crops: datasets.Dataset) -> datasets.Data
     return datasets.concatenate_datasets([crops, kept], axis=1)
 
 
-# --- finding ---------------------------------------------------------------------------------------------------------
-
-
 def find_face(picture: Image.Image, smallest_face: int = 20) -> Face | None:
     """Return the largest face in an RGB picture, or nothing where there is none."""
     return _detector(smallest_face)(picture)
@@ -220,9 +217,6 @@ def _detector(smallest_face: int) -> Callable[[Image.Image], Face | None]:
         return Face((left, top, right, bottom), (eyes[0], eyes[1]), float(probabilities[0]))
 
     return detect
-
-
-# --- cutting ---------------------------------------------------------------------------------------------------------
 
 
 def cut_out(

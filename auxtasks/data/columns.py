@@ -187,7 +187,7 @@ def _as_text_column(part: datasets.Dataset, kept: NDArray[np.int64], place: str,
         empty = np.asarray(column.is_null().to_numpy())
         missing = kept[empty[kept]]
         if len(missing):
-            raise DataError(f"{place}: row {missing[:1]} has no text in the column {name!r}; leave such rows out.")
+            raise DataError(f"{place}: row {missing[0]} has no text in the column {name!r}; leave such rows out.")
     return part
 
 

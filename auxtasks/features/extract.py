@@ -13,7 +13,7 @@ from auxtasks.backbones.base import Backbone
 from auxtasks.backbones.pooling import Pool, pool_layer
 from auxtasks.data.augment import center, stack_pictures
 from auxtasks.data.images import ImageTable
-from auxtasks.errors import InputMismatchError
+from auxtasks.errors import DataError, InputMismatchError
 
 __all__ = ["check_channels", "extract", "feature_widths", "layer_shapes", "picture_batch"]
 
@@ -48,6 +48,7 @@ def extract(
 
     Raises:
         InputMismatchError: the pictures have other channels than the backbone takes.
+        DataError: the table is empty.
 
     Example:
         >>> from auxtasks.backbones import convnet
@@ -59,6 +60,8 @@ def extract(
     """
     pools: dict[str, Pool] = dict(layers) if isinstance(layers, Mapping) else dict.fromkeys(layers, "auto")
     check_channels(backbone, table)
+    if len(table) == 0:
+        raise DataError("the table holds no pictures: there is nothing to compute features of.")
     was_training = backbone.training
     backbone.eval()
     try:

@@ -19,7 +19,6 @@ import torch.distributed as dist
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
 
 from auxtasks import losses, metrics
 from auxtasks.backbones.base import Backbone
@@ -286,7 +285,24 @@ def gather_with_gradient(local: Tensor) -> Tensor:
         parts = [torch.empty_like(local) for _ in range(dist.get_world_size())]
         dist.all_gather(parts, local)
         return torch.cat(parts)
-    return torch.cat(all_gather(local))  # type: ignore[no-untyped-call]
+    gathered: Tensor = _AllGather.apply(local)
+    return gathered
+
+
+class _AllGather(torch.autograd.Function):
+    """All-gather whose backward pass sums the gradients of all processes; torch's own is deprecated."""
+
+    @staticmethod
+    def forward(_context: Any, local: Tensor) -> Tensor:
+        parts = [torch.empty_like(local) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, local.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(_context: Any, *gradients: Tensor) -> Tensor:
+        summed = gradients[0].contiguous().clone()
+        dist.all_reduce(summed)
+        return summed.chunk(dist.get_world_size())[dist.get_rank()]
 
 
 def _identity(record: Mapping[str, Any]) -> int:

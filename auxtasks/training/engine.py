@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -35,69 +35,12 @@ from auxtasks.training.optim import (
     schedule_factor,
 )
 from auxtasks.training.processes import join_processes, stays_on_cpu
+from auxtasks.training.settings import LoopSettings, Phase, TrainingResult, check_settings
 from auxtasks.training.store import CheckpointStore
 from auxtasks.training.tracking import Meter, MetricsLog, ProgressBar
+from auxtasks.training.window import Window
 
-__all__ = ["LoopSettings", "Phase", "TrainingResult", "train"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Phase:
-    """A stretch of training with one choice of what trains.
-
-    Attributes:
-        steps: optimizer steps.
-        begin: called on the bare objective before the phase, to freeze and unfreeze; None leaves all as it is.
-        rate_scale: share of the learning rate by parameter name, for rates by depth.
-        name: for the progress bar and the metrics.
-    """
-
-    steps: int
-    begin: Callable[[Objective], None] | None = None
-    rate_scale: Callable[[str], float] | None = None
-    name: str = "train"
-
-
-@dataclasses.dataclass(frozen=True)
-class LoopSettings:
-    """How the loop runs. Only `mixed_precision` and, by rounding, `accumulation` change what is computed.
-
-    Attributes:
-        accumulation: micro-batches of a step.
-        mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"`` (GPU only).
-        log_every, validate_every, checkpoint_every: in steps; 0 is never. The last step always does all three.
-        keep_checkpoints: how many of the newest stay.
-        trackers: names that Accelerate knows, such as ``"tensorboard"``.
-        device: ``"cpu"`` stays off a GPU that is there.
-        show_progress: False never draws a bar.
-    """
-
-    accumulation: int = 1
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    log_every: int = 50
-    validate_every: int = 0
-    checkpoint_every: int = 0
-    keep_checkpoints: int = 2
-    trackers: tuple[str, ...] = ()
-    device: Literal["auto", "cpu"] = "auto"
-    show_progress: bool = True
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingResult:
-    """What a run ended with.
-
-    Attributes:
-        steps: optimizer steps in all, those of earlier, interrupted runs included.
-        metrics: of the last log line, and of the last validation under ``validation/``.
-        seconds: of this process, without earlier, interrupted runs.
-        samples_per_second: of this process, over all processes.
-    """
-
-    steps: int
-    metrics: dict[str, float]
-    seconds: float
-    samples_per_second: float
+__all__ = ["train"]
 
 
 def train(
@@ -167,7 +110,7 @@ class _Loop:
         provenance: Mapping[str, Any],
         validate: Callable[[], Mapping[str, float]] | None,
     ) -> None:
-        _check_settings(objective, settings)
+        check_settings(objective, settings)
         self.objective = objective
         self.feed = feed
         self.phases = phases
@@ -185,7 +128,7 @@ class _Loop:
                          "optimizer": dataclasses.asdict(optimizer), "mixed_precision": settings.mixed_precision,
                          "accumulation": settings.accumulation, "batch_size": feed.plan.batch_size}  # fmt: skip
         self.metrics: dict[str, float] = {}
-        self.window = _Window()
+        self.window = Window()
         self.first_bad_step: Tensor | None = None
         # Inside the gradient, so that it is not too small for half precision; `_finish_gradients` corrects it exactly.
         self.divisor = feed.plan.batch_size / self.shard.processes
@@ -327,7 +270,7 @@ class _Loop:
     def _log(self, step: int, phase: Phase, meter: Meter) -> str:
         self._check_finite()
         values = {**self.window.read(self.accelerator), **meter.read()}
-        self.window = _Window()
+        self.window = Window()
         self.metrics.update(values)
         self.log.write(step, phase.name, values)
         self.accelerator.log(values, step=step)
@@ -388,49 +331,6 @@ class _Loop:
         step = int(state["step"])
         self.log.rewind(to_step=step)
         return step, checkpoint.read_tensors(newest / "training" / "optimizer.safetensors")
-
-
-class _Window:
-    """Sums since the last log line, left on the device so that no step waits for them."""
-
-    def __init__(self) -> None:
-        self._loss: list[Tensor] = []
-        self._metrics: dict[str, Tensor] = {}
-        self._weight: Tensor | None = None
-
-    def add_loss(self, totals: Tensor) -> None:
-        self._loss.append(totals)
-
-    def add_metrics(self, output: StepOutput) -> None:
-        if not output.metrics:
-            return
-        weight = output.weight.detach().float()
-        self._weight = weight if self._weight is None else self._weight + weight
-        for name, value in output.metrics.items():
-            weighted = value.detach().float() * weight
-            self._metrics[name] = self._metrics[name] + weighted if name in self._metrics else weighted
-
-    def read(self, accelerator: Accelerator) -> dict[str, float]:
-        loss_sum, weight_sum = torch.stack(self._loss).sum(dim=0).tolist()
-        values = {"loss": loss_sum / weight_sum}
-        if self._weight is not None:
-            names = sorted(self._metrics)
-            sums = accelerator.reduce(
-                torch.stack([*(self._metrics[name] for name in names), self._weight]), reduction="sum"
-            ).tolist()
-            values.update({name: total / sums[-1] for name, total in zip(names, sums[:-1], strict=True)})
-        return values
-
-
-def _check_settings(objective: Objective, settings: LoopSettings) -> None:
-    if settings.accumulation < 1:
-        raise TrainingError(f"accumulation is a number of micro-batches, at least 1, found {settings.accumulation}.")
-    if settings.accumulation > 1 and objective.compares_items:
-        raise TrainingError(
-            f"{type(objective).__name__} compares the items of a batch, so a batch cut into {settings.accumulation} "
-            "micro-batches would be another objective (their gradients differ by a quarter and more). Use "
-            "accumulation=1, with a smaller batch or more processes."
-        )
 
 
 def _accelerator(settings: LoopSettings, folder: Path | None) -> Accelerator:

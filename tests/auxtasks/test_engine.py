@@ -15,9 +15,10 @@ from auxtasks import checkpoint
 from auxtasks.data.loaders import Feed
 from auxtasks.data.plan import EpochPlan
 from auxtasks.errors import NonFiniteError, TrainingError
-from auxtasks.training.engine import LoopSettings, Phase, train
+from auxtasks.training.engine import train
 from auxtasks.training.objective import Objective, StepOutput
 from auxtasks.training.optim import OptimizerSettings, schedule_factor
+from auxtasks.training.settings import LoopSettings, Phase
 
 PLAIN = OptimizerSettings(
     name="sgd", learning_rate=0.05, momentum=0.0, weight_decay=0.0, warmup_steps=0, schedule="constant", clip_norm=None

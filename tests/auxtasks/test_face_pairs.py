@@ -15,8 +15,8 @@ from auxtasks.errors import BackboneError, DataError
 from auxtasks.pretrain import pretrain
 from auxtasks.tasks import FacePairs
 from auxtasks.tasks.face_pairs import FaceBatch, monitor_collapse
-from auxtasks.training.engine import LoopSettings
 from auxtasks.training.optim import OptimizerSettings
+from auxtasks.training.settings import LoopSettings
 
 QUIET = LoopSettings(show_progress=False, log_every=25)
 

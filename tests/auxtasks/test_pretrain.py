@@ -12,8 +12,8 @@ from auxtasks.data import load_source
 from auxtasks.errors import ColumnError, DataError, NonFiniteError, TrainingError
 from auxtasks.pretrain import pretrain
 from auxtasks.tasks import FacePairs
-from auxtasks.training.engine import LoopSettings
 from auxtasks.training.optim import OptimizerSettings
+from auxtasks.training.settings import LoopSettings
 
 QUIET = LoopSettings(show_progress=False, log_every=2)
 

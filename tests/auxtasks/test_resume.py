@@ -16,8 +16,8 @@ from auxtasks.data import load_source
 from auxtasks.errors import CheckpointError
 from auxtasks.pretrain import pretrain
 from auxtasks.tasks import FacePairs
-from auxtasks.training.engine import LoopSettings
 from auxtasks.training.optim import OptimizerSettings
+from auxtasks.training.settings import LoopSettings
 
 STEPS = 9
 

@@ -402,8 +402,18 @@ def test_wrong_types_of_image_and_text() -> None:
         load_source(datasets.Dataset.from_dict({"n": [1]}), columns={"image": "n"})
     with pytest.raises(ColumnError, match=r"'n', declared as text, holds int64; expected strings"):
         load_source({"n": [1]}, columns={"text": "n"})
-    with pytest.raises(DataError, match=r"row \[1\] has no text in the column 'n'"):
+    with pytest.raises(DataError, match=r"row 1 has no text in the column 'n'; leave such rows out"):
         load_source({"n": ["a", None]}, columns={"text": "n"})
+
+
+def test_a_missing_text_is_told_by_its_row_in_the_table() -> None:
+    some = {"n": [None, "a", "b", None, None], "part": ["x", "y", "y", "y", "x"]}
+    with pytest.raises(DataError, match=r"row 0 has no text"):
+        load_source(some, columns={"text": "n"})
+    with pytest.raises(DataError, match=r"row 3 has no text"):  # of the rows asked for, numbered as in the table
+        load_source(some, columns={"text": "n"}, where={"part": "y"})
+    some["n"][3] = "c"  # a row that is not asked for may lack one
+    assert load_source(some, columns={"text": "n"}, where={"part": "y"})["text"][:] == ["a", "b", "c"]
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 from auxtasks.errors import TransferError
 from transfer import choices
 from transfer.choices import Candidate, Proxy, cross_validated, rank_on_episodes, ranked_in_advance
-from transfer.heads import _stratified_folds
+from transfer.selection import _stratified_folds
 
 CANDIDATES = [
     Candidate("noise", "prototype"),

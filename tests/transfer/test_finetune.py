@@ -11,6 +11,7 @@ from auxtasks.data.augment import Augment
 from auxtasks.errors import InputMismatchError, LayerError, TransferError
 from auxtasks.features.extract import extract, picture_batch
 from auxtasks.training import engine
+from auxtasks.training.settings import LoopSettings
 from transfer import finetune
 from transfer.finetune import Classifier, Stage, Tuning, collate_labelled, fine_tune
 from transfer.heads import build_head
@@ -250,7 +251,7 @@ def test_the_same_seed_gives_the_same_to_the_bit_and_leaves_the_global_generator
 
 def test_a_run_that_was_kept_goes_on_where_it_stopped(backbone, quadrants, tmp_path, monkeypatch):
     asked = tuning(Stage(2, 1), Stage(3))
-    loop = engine.LoopSettings(checkpoint_every=1, log_every=1, show_progress=False)
+    loop = LoopSettings(checkpoint_every=1, log_every=1, show_progress=False)
 
     def run(folder):
         return fine_tune(backbone, "stage2", "grid", quadrants, quadrants.labels, n_classes=4, tuning=asked, loop=loop,

@@ -14,8 +14,9 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 
 from auxtasks.checkpoint import read_json, read_tensors, write_json, write_tensors
 from auxtasks.errors import CheckpointError, TransferError
-from transfer import heads
-from transfer.heads import HEADS, build_head, head_from_state, select_by_cross_validation
+from transfer import linear_heads, selection
+from transfer.heads import HEADS, build_head, head_from_state
+from transfer.selection import select_by_cross_validation
 
 
 def blobs(items_per_class=6, classes=3, width=40, seed=0, spread=1.0, test=50):
@@ -126,7 +127,7 @@ def test_logistic_is_scikit_learns(items_per_class, width, classes, scaling, sca
 def test_reduction_to_the_span_keeps_the_solution(strength, monkeypatch):
     support, labels, test, _ = blobs(items_per_class=5, classes=4, width=300, spread=3.0)
     reduced = build_head("logistic", C=strength, tol=1e-10).fit(support, labels, 4)
-    monkeypatch.setattr(heads, "_span", lambda values: (np.eye(values.shape[1]), values))
+    monkeypatch.setattr(linear_heads, "_span", lambda values: (np.eye(values.shape[1]), values))
     whole = build_head("logistic", C=strength, tol=1e-10).fit(support, labels, 4)
     np.testing.assert_allclose(reduced.weight, whole.weight, atol=1e-5 * np.abs(whole.weight).max())
     np.testing.assert_allclose(reduced.predict_proba(test), whole.predict_proba(test), atol=1e-5)
@@ -272,7 +273,7 @@ def test_selection_breaks_ties_by_the_order_given():
 def test_selection_score_by_loops():
     support, labels, _, _ = blobs(items_per_class=4, spread=4.0)
     choice = select_by_cross_validation({"a": support}, labels, [("ridge", {"alpha": 1.0})], folds=3, seed=5)
-    fold_of = heads._stratified_folds(labels, 3, seed=5)
+    fold_of = selection._stratified_folds(labels, 3, seed=5)
     right = []
     for fold in range(3):
         fitted = build_head("ridge", alpha=1.0).fit(support[fold_of != fold], labels[fold_of != fold], 3)
@@ -283,12 +284,12 @@ def test_selection_score_by_loops():
 
 def test_folds_are_stratified_and_no_more_than_the_rarest_class_has_items():
     labels = np.repeat([0, 1, 2], [7, 3, 5])
-    fold_of = heads._stratified_folds(labels, folds=10, seed=0)
+    fold_of = selection._stratified_folds(labels, folds=10, seed=0)
     counts = np.array([np.bincount(fold_of[labels == label], minlength=3) for label in range(3)])
     assert counts.shape == (3, 3)
     assert (counts.max(axis=1) - counts.min(axis=1) <= 1).all()
     assert np.ptp(counts.sum(axis=0)) <= 1
-    assert (fold_of != heads._stratified_folds(labels, folds=10, seed=1)).any()
+    assert (fold_of != selection._stratified_folds(labels, folds=10, seed=1)).any()
 
 
 def test_selection_refuses_one_label_a_class():

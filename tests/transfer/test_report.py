@@ -13,16 +13,10 @@ from rich.console import Console
 
 from auxtasks.errors import CheckpointError, TransferError
 from transfer import plots
-from transfer.report import (
-    TargetResults,
-    build_report,
-    print_report,
-    read_report,
-    render_markdown,
-    verdicts,
-    versions,
-    write_report,
-)
+from transfer.report import TargetResults, build_report, read_report, versions, write_report
+from transfer.report_markdown import render_markdown
+from transfer.report_terminal import print_report
+from transfer.verdicts import verdicts
 
 SHOTS = [1, 4]
 LAYERS = ["conv1", "conv2", "embedding"]
