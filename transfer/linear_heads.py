@@ -5,6 +5,7 @@ Notation as in `transfer.head`.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -77,7 +78,10 @@ class LogisticHead(Head):
         scaled = _Scaled.of(features, self.scaling)
         basis, coordinates = _span(scaled.values)
         model = LogisticRegression(C=self.C, max_iter=self.max_iter, tol=self.tol)
-        model.fit(coordinates, labels)
+        with warnings.catch_warnings():
+            # One item a class is what few-shot means; scikit-learn wonders whether that is a regression.
+            warnings.filterwarnings("ignore", message="The number of unique classes", category=UserWarning)
+            model.fit(coordinates, labels)
         weight, bias = np.asarray(model.coef_) @ basis, np.asarray(model.intercept_)
         if n_classes == 2:  # one vector for class 1 against class 0; half of it each way has the same softmax
             weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
