@@ -67,7 +67,7 @@ def run(name: RecipeName, overrides: Overrides = None, out: Out = None, processe
 
 @app.command()
 def pretrain(name: RecipeName, overrides: Overrides = None, out: Out = None) -> None:
-    """Pretrain the backbone only; also under `torchrun` and `accelerate launch`."""
+    """Pretrain the backbone only; also under `torchrun`."""
     from recipes.config import load_recipe
 
     recipe = load_recipe(name, overrides or [])
