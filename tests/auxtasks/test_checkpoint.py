@@ -1,5 +1,6 @@
 """A folder is whole or not there, whatever happens while it is written."""
 
+import contextlib
 import errno
 import os
 import resource
@@ -144,28 +145,33 @@ def test_a_killed_process_leaves_the_old_folder(place):
     assert not (place / "b.txt").exists()
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def disk_that_fills_up():
-    """No file may grow beyond 4096 bytes: the real error from the operating system, not one of ours."""
+    """No file may grow beyond 4096 bytes: the real error from the operating system, not one of ours.
+
+    Not a fixture: pytest would report the test while the limit holds, and fail where its output goes to a file.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
 
 
-def test_tensors_that_do_not_fit_the_disk_are_a_clear_error(place, disk_that_fills_up):
+def test_tensors_that_do_not_fit_the_disk_are_a_clear_error(place):
     message = r"could not write .*model\.safetensors: .*(too large|No space)"
-    with pytest.raises(CheckpointError, match=message), atomic_folder(place) as folder:
+    with disk_that_fills_up(), pytest.raises(CheckpointError, match=message), atomic_folder(place) as folder:
         write_tensors(folder / "model.safetensors", {"w": torch.zeros(100_000)})
     assert_old(place)
 
 
-def test_text_that_does_not_fit_the_disk_leaves_the_old_text(tmp_path, disk_that_fills_up):
+def test_text_that_does_not_fit_the_disk_leaves_the_old_text(tmp_path):
     path = tmp_path / "a.txt"
     write_text_atomically(path, "old")
-    with pytest.raises(CheckpointError, match=r"could not write .*a\.txt: File too large"):
+    with disk_that_fills_up(), pytest.raises(CheckpointError, match=r"could not write .*a\.txt: File too large"):
         write_text_atomically(path, "new" * 10_000)
     assert path.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
