@@ -74,8 +74,8 @@ def memory_over_steps(steps: int) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)
     given = parser.parse_args()
     bare(10, given.workers), ours(10, given.workers)  # warm-up
