@@ -132,15 +132,22 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"{path} is damaged: {error}.") from error
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
     """Write named tensors as safetensors; views are made contiguous, devices are left behind.
+
+    Args:
+        path: where to.
+        tensors: by name.
+        metadata: words for the file's header, such as ``{"format": "pt"}``, by which transformers knows its own files.
 
     Raises:
         CheckpointError: when the disk is full or cannot be written; names the file.
     """
     try:
         safetensors.torch.save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            path,
+            metadata=None if metadata is None else dict(metadata),
         )
     except SafetensorError as error:
         raise CheckpointError(f"could not write {path}: {error}.") from error

@@ -11,14 +11,13 @@ from typing import Protocol as Interface
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
 from auxtasks.backbones.base import Backbone
 from auxtasks.backbones.pooling import Pool
-from auxtasks.data.augment import Augment, center
-from auxtasks.data.images import ImageTable
+from auxtasks.data.augment import Augment
+from auxtasks.features.batches import Table
 from auxtasks.features.extract import extract
 from auxtasks.seeding import torch_seed
 from auxtasks.training.settings import LoopSettings
@@ -28,19 +27,10 @@ from transfer.finetune import Tuned, Tuning, fine_tune
 from transfer.heads import build_head
 from transfer.linear_heads import FittedLinear
 
-__all__ = ["Arm", "FeatureArm", "Prediction", "RawArm", "StartHead", "TunedArm", "raw_features"]
+__all__ = ["Arm", "FeatureArm", "Prediction", "StartHead", "TunedArm"]
 
 Features = NDArray[np.float32]
 Rows = NDArray[np.int64]
-
-RAW_SIDE = 32  # pixels a side of the classical baseline's pictures
-RAW_COMPONENTS = 50
-RAW_HEADS = (
-    Candidate("pixels", "logistic", {"C": 1.0, "scaling": "rms"}),
-    Candidate("pixels", "logistic", {"C": 100.0, "scaling": "rms"}),
-    Candidate("pixels", "prototype", {}),
-    Candidate("pixels", "prototype", {"center": True}),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,41 +86,6 @@ class FeatureArm:
 
 
 @dataclasses.dataclass(frozen=True)
-class RawArm:
-    """The classical baseline: pixels, principal components of the support, and a linear or nearest-mean classifier.
-
-    Attributes:
-        pixels: (N, D), see `raw_features`.
-        n_classes: C.
-        seed: of the folds.
-    """
-
-    pixels: Features
-    n_classes: int
-    seed: int
-
-    def predict(self, support: Rows, labels: Rows, test: Rows, *, shot: int, draw: int) -> Prediction:
-        """Fit the components on the support alone, then as `FeatureArm`."""
-        components = min(RAW_COMPONENTS, len(support) - 1)
-        pca = PCA(components, svd_solver="full").fit(self.pixels[support])
-        reduced = pca.transform(self.pixels).astype(np.float32)
-        arm = FeatureArm({"pixels": reduced}, {shot: RAW_HEADS}, self.n_classes, self.seed)
-        return arm.predict(support, labels, test, shot=shot, draw=draw)
-
-
-def raw_features(table: ImageTable, side: int = RAW_SIDE) -> Features:
-    """Return pictures as vectors (N, side * side * C), each with mean 0 and standard deviation 1.
-
-    Normalised one by one, since the baseline shall not lose to a change of exposure alone.
-    """
-    small = np.stack([center(table.record(row)["image"], (side, side)) for row in range(len(table))])
-    flat: Features = small.reshape(len(table), -1).astype(np.float32)
-    flat -= flat.mean(axis=1, keepdims=True)
-    flat /= flat.std(axis=1, keepdims=True) + np.float32(1e-3)
-    return flat
-
-
-@dataclasses.dataclass(frozen=True)
 class StartHead:
     """A logistic head on frozen features, as the linear layer that fine-tuning begins with.
 
@@ -160,14 +115,14 @@ class TunedArm:
     Attributes:
         backbone: to begin with; it stays as it is.
         layer, pool: what the head reads.
-        table: all pictures.
+        table: all items.
         n_classes: C.
         rates: learning rates to choose from, by cross-validation inside the support with two or more shots; the first
             is the default.
         tuning: the rest of the settings.
         head: fits the head that training begins with; None begins with a random one.
         mirror: see `extract`.
-        augment: see `Augment`.
+        augment: see `Augment`; for pictures.
         loop: see `LoopSettings`.
         seed: of the training.
     """
@@ -175,7 +130,7 @@ class TunedArm:
     backbone: Backbone
     layer: str
     pool: Pool
-    table: ImageTable
+    table: Table
     n_classes: int
     rates: tuple[float, ...]
     tuning: Tuning

@@ -108,7 +108,10 @@ def ranked_in_advance(
 def cross_validated(
     features: Mapping[str, Features], labels: Rows, ranked: Sequence[Candidate], seed: int
 ) -> Candidate:
-    """Choose by stratified cross-validation inside the support; among equals the first of `ranked` wins."""
+    """Choose by stratified cross-validation inside the support; among equals the first of `ranked` wins.
+
+    By accuracy, whatever the target's metric: a support has the same number of each class.
+    """
     scores = [0.0] * len(ranked)
     for layer in dict.fromkeys(candidate.layer for candidate in ranked):
         places = [place for place, candidate in enumerate(ranked) if candidate.layer == layer]

@@ -14,17 +14,20 @@ from numpy.typing import NDArray
 from auxtasks.backbones.base import Backbone
 from auxtasks.backbones.pooling import Pool
 from auxtasks.data.augment import Augment
-from auxtasks.data.images import ImageTable
 from auxtasks.errors import TransferError
+from auxtasks.features.batches import Table, item_noun
 from auxtasks.features.cache import FeatureCache
 from auxtasks.training.settings import LoopSettings
 from auxtasks.training.tracking import ProgressBar
-from transfer.arms import Arm, FeatureArm, Prediction, RawArm, StartHead, TunedArm, raw_features
+from transfer.arms import Arm, FeatureArm, Prediction, StartHead, TunedArm
 from transfer.choices import Candidate, ranked_in_advance
 from transfer.discriminants import base_layer
 from transfer.finetune import Tuning
+from transfer.items import Items, gather_items
 from transfer.protocol import Draw, Protocol, class_accuracies, plan_draws
+from transfer.raw_arms import raw_arm
 from transfer.report import TargetResults
+from transfer.scores import check_metric, item_scores
 from transfer.spaces import Metric, Pretrained, Spaces, default_pools, feature_spaces
 
 __all__ = ["DEFAULT_HEADS", "FewShot", "Outcome", "evaluate_target"]
@@ -52,11 +55,11 @@ class FewShot:
         layers: layers that may be reused, with their pooling; None takes all, see `default_pools`.
         heads: names and options of the heads that may be put on them.
         metric: how discriminants are fitted on the pretraining data, as further spaces to choose from, or None.
-        mirror: average features with the mirror image's.
+        mirror: average features with the mirror image's; for pictures.
         tuning: of the arm ``finetuned``.
         scratch: of the arm ``scratch``; as many steps and learning rates as `tuning`.
         tuning_rates, scratch_rates: learning rates to choose from.
-        augment: of the arms that train the network.
+        augment: of the arms that train the network; for pictures.
         loop: of the arms that train the network.
     """
 
@@ -94,7 +97,7 @@ class Outcome:
 
     Attributes:
         results: tables of scores for the report.
-        spaces: features of the pretrained backbone that the heads were put on.
+        spaces: features of the pretrained backbone that the heads were put on, of the items that labels are drawn from.
         ranked: shots to candidates in the order that held before any label was seen.
         notes: for the reader of the report.
     """
@@ -107,11 +110,13 @@ class Outcome:
 
 def evaluate_target(
     backbone: Backbone,
-    table: ImageTable,
+    table: Table,
     settings: FewShot,
     *,
     seed: int,
     name: str = "target",
+    test: Table | None = None,
+    metric: str = "accuracy",
     cache: FeatureCache | None = None,
     pretrained: Pretrained | None = None,
     open_test: Callable[[Mapping[str, object]], None] | None = None,
@@ -121,21 +126,29 @@ def evaluate_target(
 
     Args:
         backbone: pretrained.
-        table: all labelled pictures of the target; support and test are drawn from it.
+        table: all labelled pictures or texts of the target; labels are drawn from it and, without `test`, each draw is
+            tested on what it leaves over, class by class.
         settings: see `FewShot`.
         seed: of the untrained and scratch networks, folds and training.
         name: of the target, for the progress bar.
+        test: a fixed test set with the same class names, on which every draw is tested, item by item.
+        metric: one of `transfer.scores.METRICS`; others than accuracy need a fixed test set.
         cache: keeps frozen features.
-        pretrained: pictures of the pretraining data, for discriminants and for the choices with one shot.
+        pretrained: items of the pretraining data, for discriminants and for the choices with one shot; None where they
+            have no identities or classes, as texts of a corpus.
         open_test: called once, after all choices and before the first test label is read, with what was settled.
         show_progress: False never draws a bar.
 
     Raises:
-        TransferError: a class with too few items, and other settings that do not fit the data.
-        InputMismatchError: pictures that do not fit the backbone.
+        TransferError: a class with too few items, a test set with other classes, and other settings that do not fit
+            the data.
+        InputMismatchError: items that do not fit the backbone.
     """
     n_classes = len(table.class_names)
-    draws = plan_draws(table.labels, settings.protocol, table.class_names)
+    check_metric(metric, n_classes, fixed_test=test is not None)
+    items = gather_items(table, test)
+    draws = plan_draws(items.pool_labels, settings.protocol, table.class_names, test=items.test)
+    table = items.table
     layers = dict(settings.layers or default_pools(backbone))
     kept = cache or FeatureCache()
 
@@ -161,7 +174,7 @@ def evaluate_target(
     builders: dict[str, Callable[[], Arm]] = {
         "frozen": lambda: frozen,
         "untrained": lambda: frozen_arm(untrained)[1],
-        "raw": lambda: RawArm(raw_features(table), n_classes, seed),
+        "raw": lambda: raw_arm(table, n_classes, seed),
         "finetuned": lambda: tuned_arm(
             backbone,
             settings.tuning,
@@ -197,7 +210,7 @@ def evaluate_target(
         open_test({"target": name, "claim": settings.claim, "chosen": chosen, "arms": sorted(arms)})
 
     def scores(of: Mapping[int, Sequence[Prediction]]) -> dict[int, Matrix]:
-        return {shot: _score(found, draws, table.labels, n_classes) for shot, found in of.items()}
+        return {shot: _score(found, draws, items, metric, n_classes) for shot, found in of.items()}
 
     results = TargetResults(
         arms={arm: scores(predictions[arm]) for arm in settings.arms if arm in predictions},
@@ -208,14 +221,17 @@ def evaluate_target(
             "train_pool": len(table) - len(draws[0].test),
             "validation_labels": 0,
             "test_items": len(draws[0].test),
-            "resampling": "label draws (each with the items it leaves over as its test) and classes, both with "
-            "replacement (pigeonhole bootstrap, Owen 2007)",
-            "choices": _describe_choices(settings.protocol.shots, how),
+            "resampling": _describe_resampling(items, metric),
+            "choices": _describe_choices(settings.protocol.shots, how, metric),
         },
         chosen=chosen,
         depth={shot: {place: scores(depth[place])[shot] for place in depth} for shot in settings.protocol.shots},
+        metric=metric,
+        unit="class" if items.test is None else "item",
     )
-    return Outcome(results, spaces, frozen.ranked, (*spaces.notes, *_training_notes(name, predictions)))
+    pool = dataclasses.replace(spaces, target={place: of[: items.pool] for place, of in spaces.target.items()})
+    notes = (*spaces.notes, *_training_notes(name, predictions, item_noun(table)))
+    return Outcome(results, pool, frozen.ranked, notes)
 
 
 def _rank(spaces: Spaces, settings: FewShot, n_classes: int, seed: int) -> tuple[dict[int, list[Candidate]], str]:
@@ -243,19 +259,30 @@ def _predict_all(
 
 
 def _score(
-    predictions: Sequence[Prediction], draws: Sequence[Draw], labels: NDArray[np.int64], n_classes: int
+    predictions: Sequence[Prediction], draws: Sequence[Draw], items: Items, metric: str, n_classes: int
 ) -> Matrix:
-    """Return the accuracy of each class in each draw, (draws, C)."""
-    return np.stack(
-        [
-            class_accuracies(found.classes, labels[draw.test], n_classes)
-            for found, draw in zip(predictions, draws, strict=True)
-        ]
-    )
+    """Return the accuracy of each class in each draw, (draws, C); of a fixed test set each item's score, (draws, M)."""
+    labels = items.table.labels
+    pairs = [(found.classes, labels[draw.test]) for found, draw in zip(predictions, draws, strict=True)]
+    if items.test is None:
+        return np.stack([class_accuracies(*pair, n_classes) for pair in pairs])
+    return np.stack([item_scores(metric, *pair) for pair in pairs])
 
 
-def _describe_choices(shots: Sequence[int], how: str) -> str:
-    inside = "cross-validation in the support"
+def _describe_resampling(items: Items, metric: str) -> str:
+    if items.test is None:
+        return (
+            "label draws (each with the items it leaves over as its test) and classes, both with replacement "
+            "(pigeonhole bootstrap, Owen 2007)"
+        )
+    linear = "" if metric == "accuracy" else "; the metric linearised in the items' weights (infinitesimal jackknife)"
+    return f"label draws and test items, both with replacement (pigeonhole bootstrap, Owen 2007{linear})"
+
+
+def _describe_choices(shots: Sequence[int], how: str, metric: str) -> str:
+    # A support has the same number of each class, so its accuracy is no worse a guide than a correlation.
+    by = "" if metric == "accuracy" else ", by accuracy: the support is balanced"
+    inside = f"cross-validation in the support{by}"
     return f"at 1 a class: {how}; from 2 on: {inside}" if shots[0] == 1 else f"{inside}; ties by {how}"
 
 
@@ -268,7 +295,7 @@ def _commonest(predictions: Sequence[Prediction]) -> str | None:
     return max(dict.fromkeys(layers), key=layers.count)
 
 
-def _training_notes(name: str, predictions: Mapping[str, Mapping[int, Sequence[Prediction]]]) -> list[str]:
+def _training_notes(name: str, predictions: Mapping[str, Mapping[int, Sequence[Prediction]]], noun: str) -> list[str]:
     """Say how well the trained arms fit their own labels: a baseline that does not is no baseline."""
     notes = []
     for arm, by_shot in predictions.items():
@@ -276,7 +303,5 @@ def _training_notes(name: str, predictions: Mapping[str, Mapping[int, Sequence[P
             fits = [one.training_accuracy for one in found if one.training_accuracy is not None]
             if fits:
                 doubt = "" if np.mean(fits) >= 0.9 else ": train it longer before trusting it as a baseline"
-                notes.append(
-                    f"{name}: {arm} fits {np.mean(fits):.0%} of its training pictures at {shot} a class{doubt}."
-                )
+                notes.append(f"{name}: {arm} fits {np.mean(fits):.0%} of its training {noun} at {shot} a class{doubt}.")
     return notes

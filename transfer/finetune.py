@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,13 +19,15 @@ from torch import Tensor, nn
 
 from auxtasks import checkpoint
 from auxtasks.backbones.base import Backbone
-from auxtasks.backbones.pooling import Pool, pool_layer
+from auxtasks.backbones.pooling import Pool
+from auxtasks.backbones.text import TokenBatch, pad_tokens
 from auxtasks.data.augment import Augment, stack_pictures
-from auxtasks.data.images import ImageTable
 from auxtasks.data.loaders import Feed
 from auxtasks.data.plan import EpochPlan
+from auxtasks.data.texts import TextTable
 from auxtasks.errors import TransferError
-from auxtasks.features.extract import check_channels, feature_widths
+from auxtasks.features.batches import Table, check_table, item_noun, model_input
+from auxtasks.features.extract import feature_widths, pooled_layers
 from auxtasks.seeding import torch_seed
 from auxtasks.training.engine import train
 from auxtasks.training.objective import Objective, StepOutput
@@ -58,7 +60,7 @@ class Tuning:
         learning_rate: of the head and the highest layer.
         depth_decay: each layer further down has this share of the rate above it (Howard and Ruder, "Universal language
             model fine-tuning for text classification", ACL 2018, unfreeze and scale by depth in the same way).
-        batch_size: pictures a step; with fewer labels a step sees each several times, augmented anew.
+        batch_size: items a step; with fewer labels a step sees each several times, pictures augmented anew.
         weight_decay: see `OptimizerSettings`.
     """
 
@@ -75,16 +77,16 @@ class Tuning:
 
 
 class LabelledBatch(NamedTuple):
-    """Pictures (B, C, H, W) as uint8 and their classes (B,)."""
+    """Pictures (B, C, H, W) as uint8 or padded tokens, and their classes (B,)."""
 
-    images: Tensor
+    inputs: Tensor | TokenBatch
     labels: Tensor
 
 
 class LabelledItem(NamedTuple):
-    """One picture (H, W, C) as uint8 and its class."""
+    """One picture (H, W, C) as uint8, or one text's tokens (T,), and its class."""
 
-    image: NDArray[np.uint8]
+    input: NDArray[Any]
     label: int
 
 
@@ -123,9 +125,8 @@ class Classifier(Objective):
 
     def forward(self, batch: LabelledBatch) -> StepOutput:
         """Compute the cross-entropy of a micro-batch."""
-        x = self.backbone.input.normalize(batch.images)
-        output = self.backbone.forward_layers(x, [self.layer])[self.layer]
-        logits = self.linear(pool_layer(output, self.pool, self.backbone.prefix_tokens))
+        x = model_input(self.backbone, batch.inputs)
+        logits = self.linear(pooled_layers(self.backbone, x, {self.layer: self.pool})[self.layer])
         loss = F.cross_entropy(logits.float(), batch.labels, reduction="sum")
         right = (logits.argmax(dim=1) == batch.labels).float().mean()
         return StepOutput(loss, loss.new_tensor(float(len(batch.labels))), {"accuracy": right.detach()})
@@ -166,7 +167,7 @@ class Tuned:
     Attributes:
         backbone: a tuned copy.
         head: linear, on the layer's pooled output.
-        training_accuracy: share of the last steps' augmented pictures that were classified rightly.
+        training_accuracy: share of the last steps' (augmented) items that were classified rightly.
     """
 
     backbone: Backbone
@@ -178,7 +179,7 @@ def fine_tune(
     backbone: Backbone,
     layer: str,
     pool: Pool,
-    table: ImageTable,
+    table: Table,
     labels: Sequence[int] | NDArray[np.int64],
     *,
     n_classes: int,
@@ -189,41 +190,41 @@ def fine_tune(
     loop: LoopSettings | None = None,
     folder: Path | None = None,
 ) -> Tuned:
-    """Fine-tune a copy of a backbone on labelled pictures.
+    """Fine-tune a copy of a backbone on labelled pictures or texts.
 
     Args:
         backbone: stays as it is.
         layer, pool: what the head reads.
-        table: N pictures.
+        table: N items.
         labels: (N,) classes from 0 to C - 1.
         n_classes: C.
         tuning: see `Tuning`.
         start: where the head begins, see `Classifier`.
-        augment: see `Augment`; its defaults if None.
+        augment: see `Augment`; its defaults if None. Texts are taken as they are.
         seed: of the order, the augmentation and a random head.
         loop: see `LoopSettings`; by default it is silent.
         folder: for checkpoints; None keeps none.
 
     Raises:
-        TransferError: labels that do not fit the pictures or the classes.
-        InputMismatchError: pictures that do not fit the backbone.
+        TransferError: labels that do not fit the items or the classes, or texts to augment.
+        InputMismatchError: items that do not fit the backbone.
     """
     tuning = tuning or Tuning()
     classes = np.asarray(labels, dtype=np.int64)
     if not len(classes) or len(classes) != len(table) or classes.min() < 0 or classes.max() >= n_classes:
         span = f" from {classes.min()} to {classes.max()}" if len(classes) else ""
         raise TransferError(
-            f"{len(table)} pictures need {len(table)} labels from 0 to {n_classes - 1}, at least one, found "
+            f"{len(table)} {item_noun(table)} need {len(table)} labels from 0 to {n_classes - 1}, at least one, found "
             f"{len(classes)} labels{span}."
         )
-    check_channels(backbone, table)
+    check_table(backbone, table)
     model = Classifier(copy.deepcopy(backbone), layer, pool, n_classes, start=start, seed=seed)
-    size = backbone.input.shape[1:]
+    transform, collate = _preparation(backbone, table, augment)
     feed: Feed[LabelledItem, LabelledBatch] = Feed(
         records=dataclasses.replace(table, labels=classes),
         plan=EpochPlan(len(table), tuning.batch_size, seed),
-        transform=_Augmented(augment or Augment(size=(size[0], size[1]))),
-        collate=collate_labelled,
+        transform=transform,
+        collate=collate,
         seed=seed,
     )
     scales = model.rate_scale(tuning.depth_decay)
@@ -252,6 +253,20 @@ def fine_tune(
     return Tuned(model.backbone, head, result.metrics["accuracy"])
 
 
+Transform = Callable[[Mapping[str, Any], np.random.Generator], LabelledItem]
+Collate = Callable[[Sequence[LabelledItem]], LabelledBatch]
+
+
+def _preparation(backbone: Backbone, table: Table, augment: Augment | None) -> tuple[Transform, Collate]:
+    """Return what turns a record into an item, and items into a batch, for what the table holds."""
+    if isinstance(table, TextTable):
+        if augment is not None:
+            raise TransferError("augment changes pictures, the table holds texts: leave it out.")
+        return _as_tokens, _Padded(table.pad_id)
+    height, width = backbone.input.shape[1:]
+    return _Augmented(augment or Augment(size=(height, width))), collate_labelled
+
+
 class _Augmented:
     """Picklable, since loader workers may be started afresh."""
 
@@ -262,10 +277,28 @@ class _Augmented:
         return LabelledItem(self._augment(record["image"], rng), int(record["label"]))
 
 
+def _as_tokens(record: Mapping[str, Any], rng: np.random.Generator) -> LabelledItem:
+    del rng  # nothing about a text is random
+    return LabelledItem(record["tokens"], int(record["label"]))
+
+
 def collate_labelled(items: Sequence[LabelledItem]) -> LabelledBatch:
     """Stack pictures into (B, C, H, W)."""
-    images = stack_pictures([item.image for item in items])
-    return LabelledBatch(images, torch.tensor([item.label for item in items]))
+    return LabelledBatch(stack_pictures([item.input for item in items]), _labels(items))
+
+
+class _Padded:
+    """Collates texts into (B, T); picklable."""
+
+    def __init__(self, pad_id: int) -> None:
+        self._pad_id = pad_id
+
+    def __call__(self, items: Sequence[LabelledItem]) -> LabelledBatch:
+        return LabelledBatch(pad_tokens([item.input for item in items], pad_id=self._pad_id), _labels(items))
+
+
+def _labels(items: Sequence[LabelledItem]) -> Tensor:
+    return torch.tensor([item.label for item in items])
 
 
 def _unfreezes(top_layers: int | None) -> Any:

@@ -12,22 +12,22 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from auxtasks.backbones.base import Backbone
 from auxtasks.backbones.pooling import Pool
 from auxtasks.data.augment import with_room
-from auxtasks.data.decoding import Fit, Picture
+from auxtasks.data.decoding import Fit
 from auxtasks.errors import InputMismatchError
 from auxtasks.features.extract import extract, feature_widths
-from transfer.model import table_of
+from transfer.model import PredictedItem, table_of_items
 
 __all__ = ["FrozenFeatures"]
 
 
 class FrozenFeatures(TransformerMixin, BaseEstimator):
-    """Turns pictures into the features of one layer; learns nothing from them.
+    """Turns pictures or texts into the features of one layer; learns nothing from them.
 
     Args:
         backbone: pretrained.
         layer: its name; the last one if None.
         pool: see `auxtasks.backbones.pool_layer`.
-        mirror: average a picture's features with its mirror image's.
+        mirror: average a picture's features with its mirror image's; for pictures.
         fit_mode: how pictures of another shape are fitted, see `auxtasks.data.decode_images`.
 
     Example:
@@ -55,27 +55,27 @@ class FrozenFeatures(TransformerMixin, BaseEstimator):
         self.mirror = mirror
         self.fit_mode: Fit = fit_mode
 
-    def fit(self, items: Sequence[Picture], labels: Any = None) -> Self:
+    def fit(self, items: Sequence[PredictedItem], labels: Any = None) -> Self:
         """Do nothing: a pretrained layer is already fitted."""
         del items, labels
         return self
 
-    def transform(self, items: Sequence[Picture]) -> NDArray[np.float32]:
-        """Return features (N, D) of pictures given as paths, PIL images, encoded bytes or uint8 arrays.
+    def transform(self, items: Sequence[PredictedItem]) -> NDArray[np.float32]:
+        """Return features (N, D) of texts, or of pictures given as paths, PIL images, encoded bytes or uint8 arrays.
 
         Raises:
             ImageError: a picture cannot be read; names it.
-            InputMismatchError: a backbone that takes no pictures.
+            DataError: a text is empty; says which.
+            InputMismatchError: a backbone that takes neither, or items of the other kind.
         """
-        if self.backbone.input.size is None:
-            raise InputMismatchError(
-                f"the backbone takes {self.backbone.input.kind} of shape {self.backbone.input.shape}, not pictures."
-            )
+        spec = self.backbone.input
+        if spec.kind == "features":
+            raise InputMismatchError(f"the backbone takes features of shape {spec.shape}, not pictures or texts.")
         name = self.layer or self.backbone.layer_names[-1]
         if not len(items):
             return np.empty((0, feature_widths(self.backbone, {name: self.pool})[name]), dtype=np.float32)
-        height, width = self.backbone.input.size
-        table = table_of(items, with_room((height, width)), self.backbone.input.shape[0], self.fit_mode)
+        size = with_room(spec.size) if spec.size else None
+        table = table_of_items(self.backbone, items, size, self.fit_mode)
         return extract(self.backbone, table, {name: self.pool}, mirror=self.mirror)[name]
 
     def __sklearn_is_fitted__(self) -> bool:

@@ -1,7 +1,8 @@
-"""Whether what should be unseen was seen: pictures and people shared between pretraining and test.
+"""Whether what should be unseen was seen: pictures, texts and people shared between pretraining and test.
 
 Two pictures are one when their decoded pixels are equal, whatever their file format, name or folder. A resized,
-cropped or recompressed copy is not found; people's names are the second line of defence.
+cropped or recompressed copy is not found; people's names are the second line of defence. Two texts are one when they
+have the same words and punctuation, whatever their case, blanks and way of encoding; a paraphrase is not found.
 """
 
 from __future__ import annotations
@@ -10,22 +11,24 @@ import hashlib
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from auxtasks.errors import LeakError, TransferError
 
-__all__ = ["Leaks", "SharedPictures", "find_leaks", "pixel_digest"]
+__all__ = ["Leaks", "SharedItems", "find_leaks", "pixel_digest", "text_digest"]
 
-Picture = npt.NDArray[np.uint8]
+Picture: TypeAlias = npt.NDArray[np.uint8]
+Noun: TypeAlias = Literal["pictures", "texts"]
 
 _MOST_EXAMPLES = 5
 
 
 @dataclass(frozen=True)
-class SharedPictures:
-    """Pictures that two collections share.
+class SharedItems:
+    """Pictures or texts that two collections share.
 
     Attributes:
         seen_rows: rows of the collection that was seen first (pretraining, or the support), all of them.
@@ -39,7 +42,7 @@ class SharedPictures:
 
     @property
     def count(self) -> int:
-        """Number of test pictures that were seen."""
+        """Number of test items that were seen."""
         return len(self.test_rows)
 
 
@@ -48,19 +51,21 @@ class Leaks:
     """What `find_leaks` found.
 
     Attributes:
-        pretraining: pictures of the test set that pretraining saw.
-        support: pictures of the test set that are in the support too; None when no support was given.
+        pretraining: items of the test set that pretraining saw.
+        support: items of the test set that are in the support too; None when no support was given.
         identities: names that both pretraining and the target have, in the target's spelling, sorted; None when names
             were not given.
-        pretraining_pictures: how many pictures pretraining has.
-        test_pictures: how many pictures were looked for.
+        pretraining_items: how many items pretraining has.
+        test_items: how many items were looked for.
+        noun: what the items are.
     """
 
-    pretraining: SharedPictures
-    support: SharedPictures | None
+    pretraining: SharedItems
+    support: SharedItems | None
     identities: tuple[str, ...] | None
-    pretraining_pictures: int
-    test_pictures: int
+    pretraining_items: int
+    test_items: int
+    noun: Noun = "pictures"
 
     def __bool__(self) -> bool:
         return bool(self.pretraining.count or (self.support and self.support.count) or self.identities)
@@ -68,11 +73,13 @@ class Leaks:
     def describe(self) -> str:
         """Return what was looked for and what was found, one line each; for a report's notes."""
         lines = [
-            f"pictures in pretraining and test: {self.pretraining.count} of {self.test_pictures} test pictures"
+            f"{self.noun} in pretraining and test: {self.pretraining.count} of {self.test_items} test {self.noun}"
             f"{_examples(self.pretraining, 'pretraining row')}"
         ]
         if self.support is not None:
-            lines.append(f"pictures in support and test: {self.support.count}{_examples(self.support, 'support row')}")
+            lines.append(
+                f"{self.noun} in support and test: {self.support.count}{_examples(self.support, 'support row')}"
+            )
         if self.identities is None:
             lines.append("identities: not compared, names were not given for both")
         else:
@@ -102,27 +109,28 @@ class Leaks:
 
 
 def find_leaks(
-    pretraining: Iterable[Picture],
-    test: Iterable[Picture],
+    pretraining: Iterable[Picture] | Iterable[str],
+    test: Iterable[Picture] | Iterable[str],
     *,
-    support: Iterable[Picture] | None = None,
+    support: Iterable[Picture] | Iterable[str] | None = None,
     pretraining_names: Iterable[str] | None = None,
     target_names: Iterable[str] | None = None,
 ) -> Leaks:
-    """Look for pictures and identities that pretraining, or the support, shares with the test set.
+    """Look for pictures or texts, and identities, that pretraining, or the support, shares with the test set.
 
-    Pictures are read once and one at a time, so a data set that does not fit in memory can be passed as a generator.
+    Items are read once and one at a time, so a data set that does not fit in memory can be passed as a generator; of
+    each a digest is kept.
 
     Args:
-        pretraining: (N, H, W, C) uint8, or N arrays (H, W, C) of any sizes.
-        test: the pictures that scores are computed on, likewise.
+        pretraining: (N, H, W, C) uint8, or N arrays (H, W, C) of any sizes; or N texts.
+        test: the items that scores are computed on, likewise.
         support: the pool that labels are drawn from, likewise.
         pretraining_names: names of the classes pretraining saw; only real names of people or things, since "0" of two
             data sets is not the same class. Case, accents, underscores and spaces do not matter.
         target_names: names of the target's classes.
 
     Raises:
-        TransferError: a picture that is not uint8, the type of decoded pixels.
+        TransferError: a picture that is not uint8, the type of decoded pixels; pictures on one side, texts on another.
 
     Example:
         >>> seen = np.zeros((2, 4, 4, 3), dtype=np.uint8)
@@ -130,18 +138,56 @@ def find_leaks(
         >>> leaks = find_leaks(seen, test, pretraining_names=["Ada_Lovelace"], target_names=["ada lovelace"])
         >>> (leaks.pretraining.count, leaks.identities)
         (1, ('ada lovelace',))
+        >>> find_leaks(["The cat  sat."], ["the cat sat.", "A dog ran."]).describe().splitlines()[0]
+        'texts in pretraining and test: 1 of 2 test texts (pretraining row 0 = test row 0)'
     """
-    digests = [pixel_digest(picture, row) for row, picture in enumerate(test)]
-    seen = [pixel_digest(picture, row) for row, picture in enumerate(pretraining)]
-    labelled = None if support is None else [pixel_digest(picture, row) for row, picture in enumerate(support)]
+    digests, nouns = _digests(test)
+    seen, seen_nouns = _digests(pretraining)
+    labelled, labelled_nouns = (None, set[Noun]()) if support is None else _digests(support)
+    nouns |= seen_nouns | labelled_nouns
+    if len(nouns) > 1:
+        raise TransferError(
+            "pictures and texts cannot be compared: pass the same kind for pretraining, test and support."
+        )
     named = pretraining_names is not None and target_names is not None
     return Leaks(
-        pretraining=_shared_pictures(seen, digests),
-        support=None if labelled is None else _shared_pictures(labelled, digests),
+        pretraining=_shared_items(seen, digests),
+        support=None if labelled is None else _shared_items(labelled, digests),
         identities=_shared_names(pretraining_names or (), target_names or ()) if named else None,
-        pretraining_pictures=len(seen),
-        test_pictures=len(digests),
+        pretraining_items=len(seen),
+        test_items=len(digests),
+        noun=nouns.pop() if nouns else "pictures",
     )
+
+
+def _digests(items: Iterable[Picture] | Iterable[str]) -> tuple[list[bytes], set[Noun]]:
+    """Return a digest of each item, and of which kinds they are."""
+    found: list[bytes] = []
+    nouns: set[Noun] = set()
+    each: Iterable[Picture | str] = items
+    for row, item in enumerate(each):
+        if isinstance(item, str):
+            nouns.add("texts")
+            found.append(text_digest(item))
+        else:
+            nouns.add("pictures")
+            found.append(pixel_digest(item, row))
+    return found, nouns
+
+
+def text_digest(text: str) -> bytes:
+    """Return a digest of a text that is the same whatever its case, its blanks and its way of encoding characters.
+
+    Example:
+        >>> text_digest("Eine  Straße ") == text_digest("eine STRASSE")
+        True
+        >>> text_digest("a cat.") == text_digest("a cat")
+        False
+    """
+    if not text.isascii():  # most texts are, and need no normal form
+        text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    # 16 bytes: a chance below 1e-25 that any two of a million different texts agree.
+    return hashlib.blake2b(" ".join(text.lower().split()).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def pixel_digest(picture: Picture, row: int = 0) -> bytes:
@@ -163,13 +209,13 @@ def pixel_digest(picture: Picture, row: int = 0) -> bytes:
     return hashlib.sha256(f"{pixels.shape}".encode() + np.ascontiguousarray(pixels).tobytes()).digest()
 
 
-def _shared_pictures(seen: list[bytes], test: list[bytes]) -> SharedPictures:
+def _shared_items(seen: list[bytes], test: list[bytes]) -> SharedItems:
     first_seen: dict[bytes, int] = {}
     for row, digest in enumerate(seen):
         first_seen.setdefault(digest, row)
     test_rows = [row for row, digest in enumerate(test) if digest in first_seen]
     in_test = {test[row] for row in test_rows}
-    return SharedPictures(
+    return SharedItems(
         seen_rows=tuple(row for row, digest in enumerate(seen) if digest in in_test),
         test_rows=tuple(test_rows),
         examples=tuple((first_seen[test[row]], row) for row in test_rows[:_MOST_EXAMPLES]),
@@ -192,7 +238,7 @@ def _plain(name: str) -> str:
     return " ".join("".join(letter for letter in letters if not unicodedata.combining(letter)).casefold().split())
 
 
-def _examples(shared: SharedPictures, seen_as: str) -> str:
+def _examples(shared: SharedItems, seen_as: str) -> str:
     """Return the first pairs in words, or nothing."""
     if not shared.count:
         return ""

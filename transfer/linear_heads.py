@@ -5,7 +5,6 @@ Notation as in `transfer.head`.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -13,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from auxtasks.errors import TransferError
@@ -28,6 +26,7 @@ from transfer.head import (
     normalize_rows,
     softmax_rows,
 )
+from transfer.logistic import fit_logistic
 
 __all__ = ["FittedLinear", "LogisticHead", "RidgeHead", "Scaling"]
 
@@ -40,7 +39,7 @@ _GREATEST_MAGNIFICATION = 1000.0
 
 @dataclass(frozen=True)
 class LogisticHead(Head):
-    """Multinomial logistic regression with an L2 term; scikit-learn's objective and solver.
+    """Multinomial logistic regression with an L2 term: scikit-learn's objective, solved as `fit_logistic` says.
 
     min over W, b of  C sum_n -log softmax(W x_n + b)[y_n] + ||W||^2 / 2, the bias without penalty. For two classes
     it is the binary model, with one weight vector, as in scikit-learn.
@@ -55,8 +54,8 @@ class LogisticHead(Head):
             standard deviation 1 over the support), "l2" (each item to length 1), or "none". Standard deviations over
             a few items are mostly noise: with one item a class of two classes, standardising leaves nothing but the
             signs, and on scikit-learn's digits it costs 10 points of accuracy at one label a class, 1 point at ten.
-        max_iter: of the solver; scikit-learn's ConvergenceWarning says when it was not enough.
-        tol: greatest gradient entry at which the solver stops.
+        max_iter: of the solver; a ConvergenceWarning says when it was not enough.
+        tol: greatest gradient entry at which the solver stops, see `fit_logistic`.
 
     Example:
         >>> features, labels = [[0.0, 1.0], [1.0, 0.0], [4.0, 5.0], [5.0, 4.0]], [0, 0, 1, 1]
@@ -77,12 +76,10 @@ class LogisticHead(Head):
     def _fit(self, features: FloatArray, labels: IntArray, n_classes: int) -> FittedLinear:
         scaled = _Scaled.of(features, self.scaling)
         basis, coordinates = _span(scaled.values)
-        model = LogisticRegression(C=self.C, max_iter=self.max_iter, tol=self.tol)
-        with warnings.catch_warnings():
-            # One item a class is what few-shot means; scikit-learn wonders whether that is a regression.
-            warnings.filterwarnings("ignore", message="The number of unique classes", category=UserWarning)
-            model.fit(coordinates, labels)
-        weight, bias = np.asarray(model.coef_) @ basis, np.asarray(model.intercept_)
+        coefficients, bias = fit_logistic(
+            coordinates, labels, n_classes, strength=self.C, max_iter=self.max_iter, tol=self.tol
+        )
+        weight = coefficients @ basis
         if n_classes == 2:  # one vector for class 1 against class 0; half of it each way has the same softmax
             weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
         return scaled.fold(weight, bias)

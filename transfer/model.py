@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,31 +16,36 @@ from auxtasks.backbones.base import Backbone
 from auxtasks.backbones.pooling import Pool
 from auxtasks.data.decoding import Fit, Picture, decode_one
 from auxtasks.data.images import ImageTable
-from auxtasks.errors import CheckpointError, did_you_mean
+from auxtasks.data.texts import table_of_texts
+from auxtasks.errors import CheckpointError, DataError, InputMismatchError, did_you_mean
+from auxtasks.features.batches import Table
 from auxtasks.features.extract import extract
 from transfer.discriminants import Discriminants
 from transfer.head import FittedHead
 from transfer.heads import head_from_state
 
-__all__ = ["TargetModel", "find_models", "load"]
+__all__ = ["PredictedItem", "TargetModel", "find_models", "load", "table_of_items"]
 
-PREDICTED_AT_A_TIME = 256
+PredictedItem: TypeAlias = Picture  # that includes str: a path for a backbone of pictures, a text for one of texts
+
+PREDICTED_AT_A_TIME = 256  # pictures: decoded, they are large
 
 
 @dataclasses.dataclass(frozen=True)
 class TargetModel:
-    """Predicts classes of pictures.
+    """Predicts classes of pictures or texts.
 
     Attributes:
         backbone: pretrained, possibly fine-tuned.
         layer: the head reads this layer.
         pool: how the layer becomes a vector, see `pool_layer`.
-        mirror: whether a picture's features are averaged with its mirror image's.
+        mirror: whether a picture's features are averaged with its mirror image's; False for texts.
         head: fitted on the labels.
         discriminants: between layer and head, or None.
         class_names: C names.
-        decoded_size: height and width at which pictures were decoded before they were fitted to the backbone's input.
-        fit: how other shapes are fitted, see `decode_images`.
+        decoded_size: height and width at which pictures were decoded before they were fitted to the backbone's input;
+            None for texts, which the backbone's own tokenizer prepares.
+        fit: how pictures of other shapes are fitted, see `decode_images`.
         facts: how it came about, as JSON values: labels it was fitted on, what its report says.
 
     Example:
@@ -64,29 +69,36 @@ class TargetModel:
     mirror: bool
     head: FittedHead
     class_names: tuple[str, ...]
-    decoded_size: tuple[int, int]
+    decoded_size: tuple[int, int] | None = None
     fit: Fit = "stretch"
     discriminants: Discriminants | None = None
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def predict_proba(self, items: Sequence[Picture]) -> NDArray[np.float64]:
-        """Return one probability a class, (N, C), for paths, PIL images, encoded bytes or uint8 arrays.
+    def predict_proba(self, items: Sequence[PredictedItem]) -> NDArray[np.float64]:
+        """Return one probability a class, (N, C).
+
+        Args:
+            items: texts, or pictures as paths, PIL images, encoded bytes or uint8 arrays.
 
         Raises:
             ImageError: a picture cannot be read; names it.
+            DataError: a text is empty; says which.
+            InputMismatchError: the backbone takes items of the other kind.
         """
+        # Texts all at once: those of like length then share a batch, and a message counts from the first.
+        at_a_time = max(1, len(items)) if self.backbone.input.kind == "text" else PREDICTED_AT_A_TIME
         parts = [
-            self.head.predict_proba(self._features(items[start : start + PREDICTED_AT_A_TIME]))
-            for start in range(0, len(items), PREDICTED_AT_A_TIME)
+            self.head.predict_proba(self._features(items[start : start + at_a_time]))
+            for start in range(0, len(items), at_a_time)
         ]
         return np.concatenate(parts) if parts else np.empty((0, len(self.class_names)))
 
-    def predict(self, items: Sequence[Picture]) -> list[str]:
-        """Return the likeliest class of each picture, by name."""
+    def predict(self, items: Sequence[PredictedItem]) -> list[str]:
+        """Return the likeliest class of each item, by name; see `predict_proba`."""
         return [self.class_names[index] for index in self.predict_proba(items).argmax(axis=1)]
 
-    def _features(self, items: Sequence[Picture]) -> NDArray[np.float32]:
-        table = table_of(items, self.decoded_size, self.backbone.input.shape[0], self.fit)
+    def _features(self, items: Sequence[PredictedItem]) -> NDArray[np.float32]:
+        table = table_of_items(self.backbone, items, self.decoded_size, self.fit)
         features = extract(self.backbone, table, {self.layer: self.pool}, mirror=self.mirror)[self.layer]
         return self.discriminants(features) if self.discriminants else features
 
@@ -101,7 +113,7 @@ class TargetModel:
             "mirror": self.mirror,
             "head": head,
             "class_names": list(self.class_names),
-            "decoded_size": list(self.decoded_size),
+            "decoded_size": list(self.decoded_size) if self.decoded_size else None,
             "fit": self.fit,
             "discriminants": self.discriminants is not None,
             "facts": dict(self.facts),
@@ -117,6 +129,38 @@ class TargetModel:
             checkpoint.write_json(temporary / "target.json", settings)
             (temporary / "README.md").write_text(_model_card(self), encoding="utf-8")
         return place
+
+
+def table_of_items(
+    backbone: Backbone, items: Sequence[PredictedItem], size: tuple[int, int] | None, fit: Fit = "stretch"
+) -> Table:
+    """Prepare items that have no labels as the training data was prepared.
+
+    Args:
+        backbone: what the items are for.
+        items: texts, or pictures in any form that `decode_one` takes.
+        size: height and width at which pictures are decoded; not for texts.
+        fit: see `decode_images`.
+
+    Raises:
+        ImageError: a picture cannot be read; names it.
+        DataError: a text is empty, or the backbone has no tokenizer.
+        InputMismatchError: one text instead of several, or items of a kind that the backbone does not take.
+    """
+    spec = backbone.input
+    if isinstance(items, str | bytes):
+        raise InputMismatchError(f"expected a list of items, found {type(items).__name__}: put it into a list.")
+    if spec.kind != "text":
+        if size is None:
+            raise InputMismatchError(f"pictures need a size to be decoded at; the backbone takes {spec.shape}.")
+        return table_of(items, size, spec.shape[0], fit)
+    texts = [item for item in items if isinstance(item, str)]
+    if len(texts) < len(items):
+        place = next(place for place, item in enumerate(items) if not isinstance(item, str))
+        raise InputMismatchError(f"the backbone takes texts; item {place} is {type(items[place]).__name__}, not str.")
+    if backbone.tokenizer is None:
+        raise DataError("the backbone has no tokenizer, so texts cannot be read: set backbone.tokenizer.")
+    return table_of_texts(texts, backbone.tokenizer, spec.shape[0])
 
 
 def table_of(items: Sequence[Picture], size: tuple[int, int], channels: int, fit: Fit) -> ImageTable:
@@ -172,7 +216,7 @@ def load(path: str | Path, target: str | None = None) -> TargetModel:
 
 
 def _from_settings(place: Path, settings: Mapping[str, Any], backbone: Backbone) -> TargetModel:
-    height, width = settings["decoded_size"]
+    decoded_size = settings["decoded_size"]
     return TargetModel(
         backbone=backbone,
         layer=settings["layer"],
@@ -180,7 +224,7 @@ def _from_settings(place: Path, settings: Mapping[str, Any], backbone: Backbone)
         mirror=settings["mirror"],
         head=head_from_state(checkpoint.read_tensors(place / "head.safetensors"), settings["head"]),
         class_names=tuple(settings["class_names"]),
-        decoded_size=(height, width),
+        decoded_size=tuple(decoded_size) if decoded_size else None,
         fit=settings["fit"],
         discriminants=_read_discriminants(place) if settings["discriminants"] else None,
         facts=settings["facts"],
@@ -194,9 +238,11 @@ def _read_discriminants(place: Path) -> Discriminants:
 
 def _model_card(model: TargetModel) -> str:
     facts = "\n".join(f"- {name}: {value}" for name, value in model.facts.items())
+    example = "a text" if model.backbone.input.kind == "text" else "photo.jpg"
     return (
         f"# Target model: {len(model.class_names)} classes\n\n"
         f"Reads layer `{model.layer}` ({model.pool}) of a `{model.backbone.family.name}` backbone.\n\n{facts}\n\n"
         "```python\nimport transfer\n\n"
-        'model = transfer.load("path/to/this/folder")\nmodel.predict(["photo.jpg"])\n```\n'
+        'model = transfer.load("path/to/this/folder")\n'
+        f'model.predict(["{example}"])\n```\n'
     )

@@ -24,7 +24,7 @@ class Protocol:
         shots: numbers of labels a class, such as (1, 5).
         draws: how many times labels are drawn.
         seed: of the draws.
-        test_per_class: at most so many test items of a class; None takes all that are left.
+        test_per_class: at most so many test items of a class; None takes all that are left. Not for a fixed test set.
     """
 
     shots: tuple[int, ...] = (1, 5)
@@ -46,7 +46,7 @@ class Draw:
     Attributes:
         number: of the draw, beginning with 0.
         support: shots to rows; a smaller number's rows are the first of a larger one's, class by class.
-        test: rows that no number of shots uses: the same for all of them.
+        test: rows that no number of shots uses, the same for all of them; with a fixed test set those, in every draw.
     """
 
     number: int
@@ -54,7 +54,9 @@ class Draw:
     test: Rows
 
 
-def plan_draws(labels: Sequence[int] | Rows, protocol: Protocol, class_names: Sequence[str] = ()) -> list[Draw]:
+def plan_draws(
+    labels: Sequence[int] | Rows, protocol: Protocol, class_names: Sequence[str] = (), *, test: Rows | None = None
+) -> list[Draw]:
     """Draw nested supports and what is tested beside them.
 
     In each draw every class's items are permuted; the first are the support, those after the largest number of shots
@@ -64,9 +66,11 @@ def plan_draws(labels: Sequence[int] | Rows, protocol: Protocol, class_names: Se
         labels: (N,) classes from 0 to C - 1.
         protocol: see `Protocol`.
         class_names: for messages; a name without items is a class with too few.
+        test: rows of a fixed test set, none of them among the N; then nothing need be left over for a test.
 
     Raises:
         TransferError: a class with too few items; names it, with what it has and what is needed. Items without a label.
+            A fixed test set and `Protocol.test_per_class`.
 
     Example:
         >>> draw = plan_draws([0, 0, 0, 1, 1, 1], Protocol(shots=(1, 2), draws=1))[0]
@@ -83,7 +87,11 @@ def plan_draws(labels: Sequence[int] | Rows, protocol: Protocol, class_names: Se
             "neither be learned from nor tested on."
         )
     counts = np.bincount(labels, minlength=max(2, len(class_names)))
-    _check_counts(counts, most, class_names)
+    if test is not None and protocol.test_per_class is not None:
+        raise TransferError(
+            f"test_per_class is {protocol.test_per_class}, but a fixed test set is used whole: leave one out."
+        )
+    _check_counts(counts, most, class_names, left_over=0 if test is not None else 1)
     members = [np.flatnonzero(labels == number) for number in range(len(counts))]
     draws = []
     for number in range(protocol.draws):
@@ -96,20 +104,21 @@ def plan_draws(labels: Sequence[int] | Rows, protocol: Protocol, class_names: Se
             Draw(
                 number=number,
                 support={shot: np.concatenate([order[:shot] for order in orders]) for shot in protocol.shots},
-                test=np.concatenate([order[most:end] for order in orders]),
+                test=np.concatenate([order[most:end] for order in orders]) if test is None else test,
             )
         )
     return draws
 
 
-def _check_counts(counts: NDArray[np.int64], most: int, class_names: Sequence[str]) -> None:
-    short = np.flatnonzero(counts <= most)
+def _check_counts(counts: NDArray[np.int64], most: int, class_names: Sequence[str], *, left_over: int) -> None:
+    short = np.flatnonzero(counts < most + left_over)
     if len(short):
         first = int(short[0])
         name = class_names[first] if first < len(class_names) else first
+        use = f"{most} shots and a test" if left_over else f"{most} shots"
         raise TransferError(
-            f"{len(short)} of {len(counts)} classes have too few items for {most} shots and a test: class {name!r} has "
-            f"{counts[first]}, needed are {most + 1}. Use fewer shots, or leave such classes out."
+            f"{len(short)} of {len(counts)} classes have too few items for {use}: class {name!r} has {counts[first]}, "
+            f"needed are {most + left_over}. Use fewer shots, or leave such classes out."
         )
 
 

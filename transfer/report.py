@@ -21,7 +21,7 @@ from auxtasks import checkpoint
 from auxtasks.errors import CheckpointError, TransferError
 from transfer import plots, statistics
 from transfer.report_markdown import render_markdown
-from transfer.report_numbers import FRACTION_METRICS
+from transfer.report_numbers import limits
 from transfer.report_panels import arm_panels, depth_panels
 from transfer.report_schema import DepthEntry, EstimateEntry, Report, TargetReport, list_problems
 from transfer.verdicts import BASELINES, REUSING_ARMS
@@ -49,7 +49,7 @@ class TargetResults:
         protocol: as in `transfer.report_schema.Protocol`; "resampling" is filled in when it is missing.
         chosen: shots to {"arm": ..., "layer": ...}, settled before the test set was opened. "frozen" where missing.
         depth: shots to layer to a table of scores; layers from the input up.
-        metric: what the scores are; an "accuracy" is a fraction.
+        metric: what the scores are; an "accuracy" is a fraction, "matthews" a correlation.
         higher_is_better: whether a higher score is a better one.
         unit: what a column of the tables is: "class", "item", ...
     """
@@ -159,10 +159,10 @@ def versions() -> dict[str, str]:
 
 
 def _build_target(name: str, results: TargetResults, seed: int, resamples: int) -> TargetReport:
-    limits = (0.0, 1.0) if results.metric in FRACTION_METRICS else (-np.inf, np.inf)
+    reach = limits(results.metric)
     arms = {
         arm: {
-            shot: _estimate(f"target {name}, arm {arm}, {shot} shots", table, seed, resamples, limits)
+            shot: _estimate(f"target {name}, arm {arm}, {shot} shots", table, seed, resamples, reach)
             for shot, table in by_shot.items()
         }
         for arm, by_shot in results.arms.items()
@@ -170,7 +170,7 @@ def _build_target(name: str, results: TargetResults, seed: int, resamples: int) 
     depth = {
         shot: {
             layer: _without_values(
-                _estimate(f"target {name}, layer {layer}, {shot} shots", table, seed, resamples, limits)
+                _estimate(f"target {name}, layer {layer}, {shot} shots", table, seed, resamples, reach)
             )
             for layer, table in by_layer.items()
         }

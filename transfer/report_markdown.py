@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from transfer.report_numbers import Units
+from transfer.report_numbers import Units, metric_title
 from transfer.report_schema import Report, TargetReport
 from transfer.report_tables import Rows, arm_rows, depth_rows, paired_rows
 from transfer.verdicts import backbone_remark, spell_labels, verdicts
@@ -45,7 +45,7 @@ def _target_section(name: str, target: TargetReport) -> list[str]:
     direction = "higher" if target.higher_is_better else "lower"
     blocks = [
         f"## {name}",
-        f"### Scores: {target.metric}{units.in_brackets}, by labels a class",
+        f"### Scores: {metric_title(target.metric)}{units.in_brackets}, by labels a class",
         f"Mean and 95 % interval; {direction} is better. The claimed arm is in bold.",
         _shots_table("arm", shots, arm_rows(target)),
     ]
@@ -57,7 +57,7 @@ def _target_section(name: str, target: TargetReport) -> list[str]:
         ]
     if target.depth:
         blocks += [
-            f"### Depth: {target.metric}{units.in_brackets} by layer, from the input up",
+            f"### Depth: {metric_title(target.metric)}{units.in_brackets} by layer, from the input up",
             "To look at, not to choose by: the chosen layer, in bold, was settled before the test set was opened.",
             _shots_table("layer", shots, depth_rows(target)),
         ]

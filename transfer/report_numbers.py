@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from transfer.report_schema import DepthEntry, EstimateEntry, TargetReport
 
-__all__ = ["FRACTION_METRICS", "Gain", "Units"]
+__all__ = ["Gain", "Units", "limits", "metric_title"]
 
 FRACTION_METRICS = frozenset({"accuracy", "balanced_accuracy", "auc", "roc_auc", "ndcg", "f1", "average_precision"})
+_CORRELATIONS = frozenset({"matthews"})
+_TITLES = {"matthews": "Matthews correlation"}
+
+
+def limits(metric: str) -> tuple[float, float]:
+    """Return the lowest and the highest value that a metric can have."""
+    if metric in FRACTION_METRICS:
+        return (0.0, 1.0)
+    return (-1.0, 1.0) if metric in _CORRELATIONS else (-math.inf, math.inf)
+
+
+def metric_title(metric: str) -> str:
+    """Return a metric's name as a reader knows it.
+
+    Example:
+        >>> metric_title("matthews"), metric_title("accuracy")
+        ('Matthews correlation', 'accuracy')
+    """
+    return _TITLES.get(metric, metric)
 
 
 @dataclass(frozen=True)
@@ -48,7 +68,9 @@ class Units:
     @classmethod
     def of(cls, target: TargetReport) -> Units:
         """Return the units of a target's metric."""
-        return cls(100.0, ".1f", " %", " points") if target.metric in FRACTION_METRICS else cls(1.0, ".4g", "", "")
+        if target.metric in FRACTION_METRICS:
+            return cls(100.0, ".1f", " %", " points")
+        return cls(1.0, ".3f" if target.metric in _CORRELATIONS else ".4g", "", "")
 
     @property
     def in_brackets(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from transfer import plots
 from transfer.discriminants import base_layer
-from transfer.report_numbers import Units
+from transfer.report_numbers import Units, metric_title
 from transfer.report_schema import DepthEntry, Report, TargetReport
 from transfer.report_tables import chosen_layer
 
@@ -67,11 +67,13 @@ def _curve(
 
 
 def _y_label(target: TargetReport) -> str:
-    return f"{target.metric}{Units.of(target).in_brackets}"
+    return f"{metric_title(target.metric)}{Units.of(target).in_brackets}"
 
 
 def _chance(target: TargetReport) -> float | None:
     """Return the score of guessing, where the metric has one."""
+    if target.metric == "matthews":
+        return 0.0
     if target.metric not in {"accuracy", "balanced_accuracy"} or not target.protocol.classes:
         return None
     return 100.0 / target.protocol.classes

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from transfer.report_numbers import Units
+from transfer.report_numbers import Units, metric_title
 from transfer.report_schema import Report
 from transfer.report_tables import Rows, arm_rows, depth_rows, paired_rows
 from transfer.verdicts import Outcome, backbone_remark, verdicts
@@ -38,7 +38,9 @@ def print_report(report: Report, console: Console | None = None) -> None:
             if verdict.target == name:
                 console.print(Text(f"  {verdict.headline}", style=_COLOURS[verdict.outcome]))
         console.print(
-            _rich_table(f"{target.metric}{units.in_brackets}, [95 % interval]", "arm", shots, arm_rows(target))
+            _rich_table(
+                f"{metric_title(target.metric)}{units.in_brackets}, [95 % interval]", "arm", shots, arm_rows(target)
+            )
         )
         if target.paired:
             title = f"paired difference{units.difference_in_brackets}, [95 % interval]"
@@ -46,7 +48,7 @@ def print_report(report: Report, console: Console | None = None) -> None:
         if target.depth:
             console.print(
                 _rich_table(
-                    f"{target.metric}{units.in_brackets} by layer, from the input up",
+                    f"{metric_title(target.metric)}{units.in_brackets} by layer, from the input up",
                     "layer",
                     shots,
                     depth_rows(target),

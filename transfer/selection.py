@@ -13,7 +13,7 @@ from auxtasks.seeding import generator
 from transfer.head import FloatArray, Head, IntArray, Option, checked_support
 from transfer.heads import build_head
 
-__all__ = ["CandidateScore", "Choice", "select_by_cross_validation"]
+__all__ = ["CandidateScore", "Choice", "select_by_cross_validation", "stratified_folds"]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def select_by_cross_validation(
     classes = np.asarray(labels)
     n_classes = int(classes.max()) + 1 if classes.size else 0
     supports = {layer: checked_support(values, classes, n_classes)[0] for layer, values in features_by_layer.items()}
-    fold_of = _stratified_folds(classes, folds, seed)
+    fold_of = stratified_folds(classes, folds, seed)
     table = tuple(
         CandidateScore(layer, name, options, _held_out_accuracy(head, values, classes, n_classes, fold_of))
         for layer, values in supports.items()
@@ -103,8 +103,12 @@ def select_by_cross_validation(
     return Choice(**asdict(best), table=table)
 
 
-def _stratified_folds(labels: IntArray, folds: int, seed: int) -> IntArray:
-    """Return the fold of each item; each class is dealt out evenly, starting where the class before it ended."""
+def stratified_folds(labels: IntArray, folds: int, seed: int) -> IntArray:
+    """Return the fold of each item; each class is dealt out evenly, starting where the class before it ended.
+
+    Raises:
+        TransferError: a class with one item only.
+    """
     counts = np.bincount(labels)
     rarest = int(counts.min())
     if rarest < 2:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from auxtasks.backbones.base import Backbone
 from auxtasks.backbones.pooling import Pool
-from auxtasks.data.images import ImageTable
+from auxtasks.features.batches import Table, item_noun
 from auxtasks.features.cache import FeatureCache
 from auxtasks.features.extract import layer_shapes
 from auxtasks.seeding import generator
@@ -24,15 +24,17 @@ Features = NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """Pictures of the pretraining data that may serve a target without costing one of its labels.
+    """Items of the pretraining data that may serve a target without costing one of its labels.
+
+    A corpus whose texts belong to no identities has none to offer: pass no `Pretrained` at all.
 
     Attributes:
         trained: what the backbone was trained on; discriminants are fitted on it.
         held_out: people that it was not trained on; choices are made on them.
     """
 
-    trained: ImageTable
-    held_out: ImageTable
+    trained: Table
+    held_out: Table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +56,8 @@ class Spaces:
     """Features of one backbone.
 
     Attributes:
-        target: space to (N, D) features of the target's pictures.
-        proxy: the held-out pretraining pictures in the same spaces, or None.
+        target: space to (N, D) features of the target's items.
+        proxy: the held-out pretraining items in the same spaces, or None.
         discriminants: by layer.
         notes: for the reader of the report.
     """
@@ -74,7 +76,7 @@ def default_pools(backbone: Backbone) -> dict[str, Pool]:
 
 def feature_spaces(
     backbone: Backbone,
-    table: ImageTable,
+    table: Table,
     layers: Mapping[str, Pool],
     cache: FeatureCache,
     *,
@@ -82,11 +84,11 @@ def feature_spaces(
     pretrained: Pretrained | None,
     metric: Metric | None,
 ) -> Spaces:
-    """Compute every space, each set of pictures in one pass.
+    """Compute every space, each set of items in one pass.
 
     Args:
         backbone: pretrained, or an untrained one of the same kind, which then gets the same help.
-        table: the target's pictures.
+        table: the target's items.
         layers: layers with their pooling.
         cache: keeps what was computed.
         mirror: see `extract`.
@@ -95,10 +97,11 @@ def feature_spaces(
     """
     found: dict[str, Discriminants] = {}
     notes: list[str] = []
-    telling = _telling_pictures(pretrained.trained, metric.pictures) if metric and pretrained else None
+    telling = _telling_items(pretrained.trained, metric.pictures) if metric and pretrained else None
     if telling is not None and len(np.unique(telling.labels)) < FEWEST_IDENTITIES:
         notes.append(
-            f"no discriminants: fewer than {FEWEST_IDENTITIES} people of the pretraining data have two pictures."
+            f"no discriminants: fewer than {FEWEST_IDENTITIES} {_members(telling)} of the pretraining data have two "
+            f"{item_noun(telling)}."
         )
     elif metric is not None and telling is not None:
         found = {
@@ -113,11 +116,15 @@ def feature_spaces(
     return Spaces(target, proxy, found, tuple(notes))
 
 
-def _telling_pictures(table: ImageTable, limit: int) -> ImageTable:
-    """Return the pictures of identities that have two or more, as many whole identities as fit the limit."""
+def _telling_items(table: Table, limit: int) -> Table:
+    """Return the items of identities that have two or more, as many whole identities as fit the limit."""
     names, counts = np.unique(table.labels[table.labels >= 0], return_counts=True)
     several = generator(0, "telling pictures").permutation(names[counts > 1])
     sizes = dict(zip(names.tolist(), counts.tolist(), strict=True))
     total = np.cumsum([sizes[int(name)] for name in several]) if len(several) else np.zeros(0)
     kept = several[: max(FEWEST_IDENTITIES, int(np.searchsorted(total, limit, side="right")))]
     return table.subset(np.flatnonzero(np.isin(table.labels, kept)))
+
+
+def _members(table: Table) -> str:
+    return "people" if item_noun(table) == "pictures" else "identities"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from transfer.report_numbers import Gain, Units
+from transfer.report_numbers import Gain, Units, metric_title
 from transfer.report_schema import Report, TargetReport
 
 __all__ = [
@@ -140,4 +140,5 @@ def _detail(target: TargetReport, shot: int, arm: str, gains: Mapping[str, Gain]
     for place, (baseline, gain) in enumerate(gains.items()):
         advantage = f" (advantage {units.difference(gain, sign='+')})" if place else ""  # the headline has the first
         scores.append(f"{baseline} {units.value(target.arms[baseline][shot].mean)}{advantage}")
-    return f"{target.metric.capitalize()}: {', '.join(scores)}."
+    title = metric_title(target.metric)
+    return f"{title[0].upper()}{title[1:]}: {', '.join(scores)}."

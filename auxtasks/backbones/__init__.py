@@ -7,7 +7,9 @@ from auxtasks.backbones.input_spec import InputSpec
 from auxtasks.backbones.mlp import mlp
 from auxtasks.backbones.pooling import pool_layer
 from auxtasks.backbones.stages import Part, Stage
+from auxtasks.backbones.text import TextState, TokenBatch
 from auxtasks.backbones.timm import timm_backbone
+from auxtasks.backbones.transformers import transformers
 from auxtasks.backbones.zoo import build
 
 __all__ = [
@@ -15,6 +17,8 @@ __all__ = [
     "InputSpec",
     "Part",
     "Stage",
+    "TextState",
+    "TokenBatch",
     "build",
     "builders",
     "convnet",
@@ -22,4 +26,5 @@ __all__ = [
     "mlp",
     "pool_layer",
     "timm_backbone",
+    "transformers",
 ]

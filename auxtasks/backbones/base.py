@@ -9,17 +9,22 @@ Legend for shapes: B batch, C channels, H height, W width, T tokens, D features.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ParamSpec, Self
+from typing import TYPE_CHECKING, Any, ParamSpec, Self
 
-from torch import Tensor, nn
+from torch import nn
 
 from auxtasks import checkpoint
 from auxtasks.backbones.input_spec import InputSpec
 from auxtasks.backbones.pooling import Pool, pool_layer
-from auxtasks.backbones.stages import Part, Reader, Stage, owned_modules, owned_parameters
+from auxtasks.backbones.stages import Crossing, Part, Reader, Stage, owned_modules, owned_parameters
+from auxtasks.backbones.tokenizer import has_tokenizer, read_tokenizer
 from auxtasks.errors import BackboneError, CheckpointError, LayerError, did_you_mean
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Backbone", "Family", "builders", "check_positive", "register"]
 
@@ -62,6 +67,8 @@ class Backbone(nn.Module):
         family: how to build it again.
         reader: for models whose layers can be read but not cut: computes the named layers in one pass.
         prefix_tokens: leading tokens of a transformer's layers that are no positions.
+        tokenizer: what text is turned into the backbone's token ids with; saved with it.
+        library_config: what the library itself reads from ``config.json``, for folders that it can load.
 
     Example:
         >>> import torch
@@ -83,6 +90,8 @@ class Backbone(nn.Module):
         *,
         reader: Reader | None = None,
         prefix_tokens: int = 0,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        library_config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.module = module
@@ -90,8 +99,10 @@ class Backbone(nn.Module):
         self.input = input
         self.family = family
         self.prefix_tokens = prefix_tokens
+        self.tokenizer = tokenizer
         self.provenance: dict[str, Any] = {}
         self._reader = reader
+        self._library_config = library_config
         self._frozen: frozenset[str] = frozenset()
 
     @property
@@ -125,17 +136,17 @@ class Backbone(nn.Module):
             raise LayerError(f'no layer "{name}". Layers from the input up: {", ".join(self.layer_names)}.{hint}')
         return self.layer_names.index(name)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute the last layer from a normalised batch (B, ...)."""
+    def forward(self, x: Crossing) -> Any:
+        """Compute the last layer from a normalised batch (B, ...): a tensor, or a `TextState` from a `TokenBatch`."""
         return self.forward_layers(x, [self.layer_names[-1]])[self.layer_names[-1]]
 
-    def forward_layers(self, x: Tensor, names: Iterable[str], pool: Pool = "none") -> dict[str, Tensor]:
+    def forward_layers(self, x: Crossing, names: Iterable[str], pool: Pool = "none") -> dict[str, Any]:
         """Compute several layers in one pass that stops at the deepest of them.
 
         Args:
-            x: a normalised batch, see `InputSpec.normalize`.
+            x: a normalised batch, see `InputSpec.normalize`, or a `TokenBatch`.
             names: layers, in any order.
-            pool: see `pool_layer`.
+            pool: see `pool_layer`; ``"none"`` gives what the layer computes as it is, of text a `TextState`.
 
         Returns:
             Each name with its output, in the order asked for.
@@ -157,13 +168,16 @@ class Backbone(nn.Module):
         deepest = max(self.position(name) for name in wanted)
         if self._reader is not None:
             outputs = self._reader(self.module, x, wanted)
-            return {name: pool_layer(outputs[name], pool, self.prefix_tokens) for name in wanted}
-        kept: dict[str, Tensor] = {}
+            return {name: self._pooled(outputs[name], pool) for name in wanted}
+        kept: dict[str, Any] = {}
         for stage in self.stages[: deepest + 1]:
             x = stage.apply(self.module, x)
             if stage.name in wanted:
-                kept[stage.name] = pool_layer(x, pool, self.prefix_tokens)
+                kept[stage.name] = self._pooled(x, pool)
         return {name: kept[name] for name in wanted}
+
+    def _pooled(self, output: Any, pool: Pool) -> Any:
+        return output if pool == "none" else pool_layer(output, pool, self.prefix_tokens)
 
     def lower(self, name: str) -> Part:
         """Return the part from the input up to and including a layer; it shares its weights with this backbone.
@@ -184,7 +198,7 @@ class Backbone(nn.Module):
             raise LayerError(
                 f"{self.family.name} {dict(self.family.arguments)} can be read layer by layer (forward_layers) but not "
                 "cut into lower and upper: no table of stages exists for its family. Families that can be cut: "
-                "convnet, mlp, facenet; of timm: ResNet, ConvNeXt, VisionTransformer."
+                "convnet, mlp, facenet, transformers; of timm: ResNet, ConvNeXt, VisionTransformer."
             )
 
     def parameters_of(self, name: str) -> Iterator[tuple[str, nn.Parameter]]:
@@ -222,14 +236,17 @@ class Backbone(nn.Module):
     def untrained(self, seed: int) -> Backbone:
         """Return the same network with random weights: what the arms without pretraining begin with."""
         arguments = {**self.family.arguments, "seed": seed}
-        return _BUILDERS[self.family.name](**arguments)
+        other = _BUILDERS[self.family.name](**arguments)
+        other.tokenizer = self.tokenizer
+        return other
 
     def save_pretrained(self, folder: str | Path, *, pretrained_on: str | None = None, seed: int | None = None) -> Path:
         """Write the backbone as a folder that `from_pretrained` reads, as a whole or not at all.
 
         The folder holds ``model.safetensors`` (the library's own state dict), ``config.json`` (how to build the
-        module), ``manifest.json`` (schema version, layers, input, what it was pretrained on, digest of the weights)
-        and a model card.
+        module), ``manifest.json`` (schema version, layers, input, what it was pretrained on, digest of the weights),
+        the files of the tokenizer if there is one, and a model card. A folder of the family ``transformers`` also loads
+        with ``AutoModel.from_pretrained`` and ``AutoTokenizer.from_pretrained``.
 
         Args:
             folder: where to; a folder that is there is replaced.
@@ -251,11 +268,14 @@ class Backbone(nn.Module):
             "weights_digest": checkpoint.tensors_digest(state),
             "parameters": sum(parameter.numel() for parameter in self.parameters()),
         }
+        rebuild = {"family": self.family.name, "arguments": dict(self.family.arguments)}
+        # By this word in the header transformers knows weights of PyTorch's.
+        metadata = None if self._library_config is None else {"format": "pt"}
         with checkpoint.atomic_folder(place) as temporary:
-            checkpoint.write_tensors(temporary / "model.safetensors", state)
-            checkpoint.write_json(
-                temporary / "config.json", {"family": self.family.name, "arguments": dict(self.family.arguments)}
-            )
+            checkpoint.write_tensors(temporary / "model.safetensors", state, metadata=metadata)
+            if self.tokenizer is not None:
+                self.tokenizer.save_pretrained(temporary)
+            checkpoint.write_json(temporary / "config.json", {**(self._library_config or {}), **rebuild})
             checkpoint.write_json(temporary / "manifest.json", manifest)
             (temporary / "README.md").write_text(_model_card(self, manifest), encoding="utf-8")
         return place
@@ -266,7 +286,7 @@ class Backbone(nn.Module):
 
         Raises:
             CheckpointError: a file is missing, damaged, or of a newer schema, the builder does not take what
-                config.json says, or the weights do not fit the module.
+                config.json says, the weights do not fit the module, or the tokenizer cannot be read.
         """
         place = Path(folder)
         if not place.is_dir():
@@ -299,6 +319,11 @@ class Backbone(nn.Module):
                 f"{place}/model.safetensors does not match the digest in manifest.json: it was changed."
             )
         backbone.provenance = manifest.get("provenance", {})
+        if has_tokenizer(place):
+            try:
+                backbone.tokenizer = read_tokenizer(place)
+            except BackboneError as error:
+                raise CheckpointError(f"{place} is damaged: {error}") from error
         return backbone
 
 
@@ -313,7 +338,26 @@ def _model_card(backbone: Backbone, manifest: Mapping[str, Any]) -> str:
         f"Seed: {provenance.get('seed', 'not recorded')}.\n\n"
         f"| layer (from the input up) | width |\n|---|---|\n{layers}\n\n"
         "```python\nfrom auxtasks.backbones import Backbone\n\n"
-        'backbone = Backbone.from_pretrained("path/to/this/folder")\n```\n'
+        'backbone = Backbone.from_pretrained("path/to/this/folder")\n```\n' + _library_card(backbone)
+    )
+
+
+def _library_card(backbone: Backbone) -> str:
+    """Show how the library itself loads the folder, if it can."""
+    if backbone._library_config is None:
+        return ""
+    has_pooler = "add_pooling_layer" in inspect.signature(type(backbone.module)).parameters
+    pooler = ", add_pooling_layer=False" if has_pooler else ""
+    names, tokenizer = "AutoModel", ""
+    if backbone.tokenizer is not None:
+        names, tokenizer = (
+            "AutoModel, AutoTokenizer",
+            'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")\n',
+        )
+    return (
+        "\nWith transformers alone:\n\n"
+        f"```python\nfrom transformers import {names}\n\n"
+        f'model = AutoModel.from_pretrained("path/to/this/folder"{pooler})\n{tokenizer}```\n'
     )
 
 

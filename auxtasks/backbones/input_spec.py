@@ -1,4 +1,4 @@
-"""What a backbone takes: shape, scale and normalisation of its input."""
+"""What a backbone takes: shape, scale and normalisation of its input, or vocabulary and length."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from auxtasks.backbones.text import TokenBatch
 from auxtasks.errors import InputMismatchError
 
 __all__ = ["InputSpec"]
@@ -19,22 +20,28 @@ class InputSpec:
     """What a backbone takes.
 
     Attributes:
-        kind: ``"image"`` or ``"features"``.
+        kind: ``"image"``, ``"features"`` or ``"text"``.
         size: height and width in pixels, for images.
         channels: 1 (grey) or 3 (RGB), for images.
         mean, std: one value a channel, on the scale [0, 1], for images normalised by fixed constants.
         per_image: normalise each image by its own mean and standard deviation instead (as FaceNet's authors did): what
             a camera's exposure changes is then gone before the first layer.
         width: number of features, for feature vectors.
+        vocabulary: number of token ids, for text.
+        length: most tokens of a text, special ones included.
+        pad_id: token id of padding.
     """
 
-    kind: Literal["image", "features"]
+    kind: Literal["image", "features", "text"]
     size: tuple[int, int] | None = None
     channels: int | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     per_image: bool = False
     width: int | None = None
+    vocabulary: int | None = None
+    length: int | None = None
+    pad_id: int = 0
 
     @classmethod
     def image(
@@ -67,9 +74,17 @@ class InputSpec:
         """Describe feature vectors of a fixed width."""
         return cls(kind="features", width=width)
 
+    @classmethod
+    def text(cls, vocabulary: int, length: int, *, pad_id: int = 0) -> InputSpec:
+        """Describe texts of at most ``length`` tokens, special ones included, with ids below ``vocabulary``."""
+        return cls(kind="text", vocabulary=vocabulary, length=length, pad_id=pad_id)
+
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one item: (C, H, W) for images, (D,) for features."""
+        """Shape of one item: (C, H, W) for images, (D,) for features, (most tokens,) for text."""
+        if self.kind == "text":
+            assert self.length is not None  # held by the constructor above; narrows the type
+            return (self.length,)
         if self.kind == "image":
             assert self.size is not None  # held by the constructors above; narrows the type
             assert self.channels is not None
@@ -77,17 +92,51 @@ class InputSpec:
         assert self.width is not None
         return (self.width,)
 
-    def check(self, batch: Tensor) -> None:
-        """Refuse a batch whose items have another shape.
+    def check(self, batch: Tensor | TokenBatch) -> None:
+        """Refuse a batch whose items are of another kind or shape, or whose token ids are not in the vocabulary.
 
         Raises:
-            InputMismatchError: shows both shapes.
+            InputMismatchError: shows both.
         """
+        if isinstance(batch, TokenBatch) != (self.kind == "text"):
+            found = "tokens" if isinstance(batch, TokenBatch) else f"items of shape {tuple(batch.shape[1:])}"
+            raise InputMismatchError(f"the backbone takes {self.kind}, the batch holds {found}.")
+        if isinstance(batch, TokenBatch):
+            self._check_tokens(batch)
+            return
         if tuple(batch.shape[1:]) != self.shape:
             raise InputMismatchError(
                 f"the backbone takes {self.kind} items of shape {self.shape}, the batch holds items of shape "
                 f"{tuple(batch.shape[1:])}."
             )
+
+    def _check_tokens(self, batch: TokenBatch) -> None:
+        assert self.length is not None  # held by the constructor above; narrows the type
+        assert self.vocabulary is not None
+        longest = int(batch.mask.sum(dim=1).max()) if batch.mask.numel() else 0
+        if longest > self.length:
+            raise InputMismatchError(
+                f"the backbone takes at most {self.length} tokens, the batch holds a text of {longest}. Truncate it."
+            )
+        highest = int(batch.ids.max()) if batch.ids.numel() else 0
+        if highest >= self.vocabulary:
+            raise InputMismatchError(
+                f"the backbone knows {self.vocabulary} token ids, the batch holds id {highest}: it was made with "
+                "another tokenizer."
+            )
+
+    def example(self, items: int = 1) -> Tensor | TokenBatch:
+        """Return an empty batch: what shapes are measured with.
+
+        Example:
+            >>> InputSpec.text(vocabulary=100, length=64).example().ids.shape
+            torch.Size([1, 8])
+        """
+        if self.kind != "text":
+            return torch.zeros(items, *self.shape)
+        assert self.length is not None  # held by the constructor above; narrows the type
+        shape = (items, min(8, self.length))
+        return TokenBatch(torch.zeros(shape, dtype=torch.int64), torch.ones(shape, dtype=torch.bool))
 
     def normalize(self, batch: Tensor) -> Tensor:
         """Turn raw items into what the backbone takes: float, normalised.

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor
 
+from auxtasks.backbones.text import TextState
 from auxtasks.errors import LayerError, did_you_mean
 
 __all__ = ["GRID", "Pool", "pool_layer"]
@@ -16,14 +17,14 @@ Pool = Literal["none", "auto", "mean", "max", "grid", "flatten", "token"]
 GRID = 3  # cells a side of pool="grid": coarse enough to be small, fine enough to tell eyes from mouth
 
 
-def pool_layer(output: Tensor, pool: Pool, prefix_tokens: int = 0) -> Tensor:
+def pool_layer(output: Tensor | TextState, pool: Pool, prefix_tokens: int = 0) -> Tensor:
     """Turn a layer's output into one vector an item.
 
     Args:
-        output: (B, C, H, W) image layer, (B, T, D) tokens, or (B, D).
-        pool: ``"none"`` leaves the shape; ``"mean"`` and ``"max"`` run over positions; ``"grid"`` averages within 3 x 3
-            cells and keeps where things are; ``"flatten"`` keeps every value; ``"token"`` takes the first token;
-            ``"auto"`` is the mean of positions. Vectors stay as they are.
+        output: (B, C, H, W) image layer, (B, T, D) tokens, (B, D), or a `TextState`, whose padding counts for nothing.
+        pool: ``"none"`` leaves the shape (of a text, all hidden states, padding included); ``"mean"`` and ``"max"`` run
+            over positions; ``"grid"`` averages within 3 x 3 cells and keeps where things are; ``"flatten"`` keeps every
+            value; ``"token"`` takes the first token; ``"auto"`` is the mean of positions. Vectors stay as they are.
         prefix_tokens: leading tokens (class, registers) that are no positions; ``"mean"``, ``"max"`` leave them out.
 
     Returns:
@@ -40,6 +41,8 @@ def pool_layer(output: Tensor, pool: Pool, prefix_tokens: int = 0) -> Tensor:
         raise LayerError(
             f'pool="{pool}" is not one of {", ".join(get_args(Pool))}.{did_you_mean(pool, get_args(Pool))}'
         )
+    if isinstance(output, TextState):
+        return _pool_text(output, pool)
     if pool == "none" or output.ndim == 2:
         return output
     if pool == "flatten":
@@ -54,3 +57,18 @@ def pool_layer(output: Tensor, pool: Pool, prefix_tokens: int = 0) -> Tensor:
         return F.adaptive_avg_pool2d(output, GRID).flatten(1)
     positions = output.flatten(2) if output.ndim == 4 else output[:, prefix_tokens:].transpose(1, 2)
     return positions.amax(dim=2) if pool == "max" else positions.mean(dim=2)
+
+
+def _pool_text(state: TextState, pool: Pool) -> Tensor:
+    """Pool hidden states (B, T, D) over the positions that are tokens."""
+    hidden, real = state.hidden, state.mask.unsqueeze(2)
+    if pool == "none":
+        return hidden
+    if pool in ("auto", "mean"):
+        return (hidden * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
+    if pool == "max":
+        return hidden.masked_fill(~real, float("-inf")).amax(dim=1)
+    if pool == "token":
+        first = state.mask.long().argmax(dim=1)  # padding may be on the left
+        return hidden.gather(1, first.view(-1, 1, 1).expand(-1, 1, hidden.shape[2])).squeeze(1)
+    raise LayerError(f'pool="{pool}" needs items of one size; texts differ in length. Use "mean", "max" or "token".')

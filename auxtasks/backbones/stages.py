@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-__all__ = ["Part", "Reader", "Stage", "apply_in_turn", "owned_modules", "owned_parameters"]
+from auxtasks.backbones.text import TextState, TokenBatch
+
+__all__ = ["Crossing", "Part", "Reader", "Stage", "apply_in_turn", "owned_modules", "owned_parameters"]
+
+Crossing: TypeAlias = Tensor | TokenBatch | TextState  # what goes into a stage, and what crosses a cut
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +30,7 @@ class Stage:
     name: str
     owns: tuple[str, ...]
     dim: int
-    apply: Callable[[nn.Module, Tensor], Tensor]
+    apply: Callable[[nn.Module, Any], Any]  # a family knows its own `Crossing`
 
 
 def apply_in_turn(module: nn.Module, x: Tensor, *, paths: Sequence[str]) -> Tensor:
@@ -41,7 +46,7 @@ def apply_in_turn(module: nn.Module, x: Tensor, *, paths: Sequence[str]) -> Tens
     return x
 
 
-Reader = Callable[[nn.Module, Tensor, Sequence[str]], dict[str, Tensor]]
+Reader = Callable[[nn.Module, Any, Sequence[str]], dict[str, Any]]
 
 
 class Part(nn.Module):
@@ -66,7 +71,7 @@ class Part(nn.Module):
                 elif isinstance(owned, nn.Module):
                     self.add_module(name, owned)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Any) -> Any:
         """Compute this part's last layer from what crosses the cut below it."""
         for stage in self.stages:
             x = stage.apply(self._whole[0], x)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import collections.abc
+import importlib
 import inspect
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from auxtasks.backbones.base import Backbone, builders
 from auxtasks.errors import BackboneError, did_you_mean
@@ -15,12 +16,16 @@ __all__ = ["build"]
 
 SHORTHAND = "timm/"
 
+# Types in builders' annotations whose library is slow to import, and where they are.
+LATE_TYPES = {"PreTrainedTokenizerBase": "transformers"}
+
 
 def build(name: str, /, **arguments: object) -> Backbone:
     """Build a backbone from its family's name and arguments.
 
     Args:
-        name: ``"convnet"``, ``"mlp"``, ``"facenet"``, ``"timm"``, or ``"timm/NAME"`` for ``build("timm", name=NAME)``.
+        name: ``"convnet"``, ``"mlp"``, ``"facenet"``, ``"timm"``, ``"transformers"``, or ``"timm/NAME"`` for
+            ``build("timm", name=NAME)``.
         **arguments: of the family's builder.
 
     Raises:
@@ -42,7 +47,7 @@ def build(name: str, /, **arguments: object) -> Backbone:
             f'there is no backbone "{name}". Allowed: {", ".join(allowed)}.{did_you_mean(name, sorted(known))}'
         )
     builder = known[family]
-    problems = list(_problems(inspect.signature(builder).parameters, typing.get_type_hints(builder), given))
+    problems = list(_problems(inspect.signature(builder).parameters, _hints(builder), given))
     if problems:
         raise BackboneError("\n".join(f"{family}: {problem}" for problem in problems))
     return builder(**given)
@@ -55,6 +60,15 @@ def _expand(name: str, arguments: Mapping[str, object]) -> tuple[str, dict[str, 
     if "name" in arguments:
         raise BackboneError(f'the model is named twice: "{name}" and name={arguments["name"]!r}.')
     return "timm", {"name": name.removeprefix(SHORTHAND), **arguments}
+
+
+def _hints(builder: Callable[..., Backbone]) -> dict[str, object]:
+    """Return a builder's annotations as types; what is slow to import is imported for its own builder only."""
+    written = " ".join(map(str, builder.__annotations__.values()))
+    late = {
+        name: getattr(importlib.import_module(module), name) for name, module in LATE_TYPES.items() if name in written
+    }
+    return typing.get_type_hints(builder, localns=late)
 
 
 def _problems(
@@ -79,8 +93,13 @@ def _fits(value: object, hint: object) -> bool:
         (True, False, False)
     """
     origin = typing.get_origin(hint)
+    if hint is object:
+        return True
     if origin in (types.UnionType, typing.Union):
         return any(_fits(value, option) for option in typing.get_args(hint))
+    if origin is collections.abc.Mapping:
+        key_type, value_type = typing.get_args(hint)
+        return isinstance(value, Mapping) and all(_fits(k, key_type) and _fits(v, value_type) for k, v in value.items())
     if origin is collections.abc.Sequence:
         (item,) = typing.get_args(hint)
         return isinstance(value, list | tuple) and all(_fits(entry, item) for entry in value)
@@ -103,6 +122,8 @@ def _describe(hint: object) -> str:
         return " or ".join(_describe(option) for option in typing.get_args(hint))
     if origin is collections.abc.Sequence:
         return f"a list of {_describe(typing.get_args(hint)[0])}"
+    if origin is collections.abc.Mapping:
+        return "a mapping"
     if hint is type(None):
         return "nothing"
     return hint.__name__ if isinstance(hint, type) else str(hint)

@@ -6,6 +6,8 @@ from auxtasks.data.images import ImageTable, decode_images
 from auxtasks.data.pairs import Pairs, balanced_pairs, hold_out, load_pairs
 from auxtasks.data.plan import BatchPlan, EpochPlan, IdentityPlan
 from auxtasks.data.sources import load_source
+from auxtasks.data.texts import TextTable, encode_texts
+from auxtasks.data.tokenizers import load_tokenizer, train_tokenizer
 
 __all__ = [
     "Augment",
@@ -14,10 +16,14 @@ __all__ = [
     "IdentityPlan",
     "ImageTable",
     "Pairs",
+    "TextTable",
     "balanced_pairs",
     "decode_images",
     "decode_one",
+    "encode_texts",
     "hold_out",
     "load_pairs",
     "load_source",
+    "load_tokenizer",
+    "train_tokenizer",
 ]

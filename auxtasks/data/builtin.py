@@ -1,4 +1,4 @@
-"""Data that needs no download, by name: drawn faces, and scikit-learn's bundled sets."""
+"""Data that needs no download, by name: drawn faces, sentences of docstrings, scikit-learn's bundled sets."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from auxtasks.data.array_datasets import image_dataset, table_dataset
+from auxtasks.data.builtin_sentences import sentence_topics, sentences
 from auxtasks.data.drawn_faces import drawn_faces
 from auxtasks.errors import DataError, did_you_mean
 
@@ -82,6 +83,8 @@ BUILTINS: Final[Mapping[str, Builtin]] = MappingProxyType(
             {"people": int, "photos": int, "size": int, "seed": int, "first_person": int, "channels": int},
         ),
         "features": Builtin(features, {"name": str}),
+        "sentence_topics": Builtin(sentence_topics, {"limit": int, "part": int}),
+        "sentences": Builtin(sentences, {"limit": int, "packages": str, "part": int}),
     }
 )
 

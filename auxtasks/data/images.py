@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from auxtasks.data.decoding import Fit, Pixels, check_settings
 from auxtasks.data.image_cache import through_cache
+from auxtasks.data.labels import labels_of
 from auxtasks.data.stored import Decoder, stored_pictures
-from auxtasks.errors import ColumnError, DataError
+from auxtasks.errors import DataError
 
 __all__ = ["ImageRecord", "ImageTable", "decode_images"]
 
@@ -132,7 +133,7 @@ def decode_images(
     if on_error not in ("raise", "skip"):
         raise DataError(f"on_error is 'raise' or 'skip'; found {on_error!r}.")
     stored = stored_pictures(dataset)
-    labels, class_names = _labels_of(dataset)
+    labels, class_names = labels_of(dataset)
     settings = f"{_DECODER_VERSION}|{PIL.__version__}|{size}|{channels}|{fit}"
     threads = workers or min(8, os.cpu_count() or 1)
     make = Decoder(stored, size, channels, fit, on_error, threads)
@@ -147,17 +148,6 @@ def decode_images(
     public = f"{size}|{channels}|{fit}".encode()
     fingerprint = _digest(public, names, labels.tobytes(), rows.tobytes(), digest.encode())
     return ImageTable(pixels, labels, class_names, rows, skipped, fingerprint)
-
-
-def _labels_of(dataset: datasets.Dataset) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Return (N,) labels, -1 where there is none, and the class names."""
-    if "label" not in dataset.column_names:
-        return np.full(len(dataset), -1, dtype=np.int64), ()
-    feature = dataset.features["label"]
-    if not isinstance(feature, datasets.ClassLabel):
-        raise ColumnError(f"the column 'label' is {feature}, not class labels. Read the source with load_source.")
-    column = dataset.select_columns(["label"]).with_format("arrow")[:].column("label")
-    return column.fill_null(-1).to_numpy().astype(np.int64), tuple(feature.names)
 
 
 class _MemorySink:

@@ -30,9 +30,9 @@ class Records(Protocol):
         ...
 
 
-def read(records: Records, row: int) -> dict[str, Any]:
-    """Return one record with its ``row`` in it: what tells two unlabelled items apart."""
-    return {**records.record(row), "row": row}
+def read(records: Records, row: int, step: int = 0) -> dict[str, Any]:
+    """Return one record with its ``row``, which tells two unlabelled items apart, and its ``step``, for curricula."""
+    return {**records.record(row), "row": row, "step": step}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,22 +119,24 @@ class _PlannedItems(Dataset[Item]):
         self._transform = transform
         self._seed = seed
 
-    def __getitem__(self, pick: Pick) -> Item:
+    def __getitem__(self, planned: tuple[int, Pick]) -> Item:
+        step, pick = planned
         rng = generator(self._seed, "transform", pick.epoch, pick.number)
-        return self._transform(read(self._records, pick.row), rng)
+        return self._transform(read(self._records, pick.row, step), rng)
 
 
-class _StepSampler(Sampler[list[Pick]]):
-    """Yields one list of picks for each micro-batch of all remaining steps: one iterator a run."""
+class _StepSampler(Sampler[list[tuple[int, Pick]]]):
+    """Yields one list of (step, pick) for each micro-batch of all remaining steps: one iterator a run."""
 
     def __init__(self, plan: BatchPlan, start: int, stop: int, shard: Shard) -> None:
         self._plan = plan
         self._steps = range(start, stop)
         self._shard = shard
 
-    def __iter__(self) -> Iterator[list[Pick]]:
+    def __iter__(self) -> Iterator[list[tuple[int, Pick]]]:
         for step in self._steps:
-            yield from self._shard.micro_batches(self._plan.batch(step))
+            for picks in self._shard.micro_batches(self._plan.batch(step)):
+                yield [(step, pick) for pick in picks]
 
     def __len__(self) -> int:
         return len(self._steps) * self._shard.accumulation

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import gzip
+import io
 import os
 import re
 import sys
@@ -11,10 +14,12 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 import datasets
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from auxtasks.data.arrow import Cell
+from auxtasks.data.arrow import Cell, arrow_column
 from auxtasks.data.builtin import load_builtin
 from auxtasks.data.folders import open_folder
 from auxtasks.data.image_column import STORED_IMAGE, stored_image
@@ -37,6 +42,10 @@ _KIND_OF_SUFFIX: Mapping[str, Kind] = {
 _SPLIT_NAME = re.compile(r"(train|test|validation|valid|val|dev)(?![a-z])")
 # What an empty cell of a column of numbers looks like.
 _MISSING_CELLS = ("", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null", "None")
+_BLOCK_BYTES = 1 << 20
+_GZIP = b"\x1f\x8b"
+# zip, bzip2, xz, zstd, lz4, 7z: how a file begins that `datasets` unpacks.
+_PACKED = (b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"7z\xbc\xaf")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -153,14 +162,79 @@ def _open_table(
     if place.is_dir() and kind != "parquet":
         raise DataError(f"{place} is a folder; only parquet files are read from one. Name the {kind} file.")
     try:
+        if kind != "parquet":
+            _check_utf8(place)
         with quiet_unless_terminal():
             files = _parquet_files(place) if place.is_dir() else str(place)
             arguments = _csv_arguments(place, columns) if kind == "csv" else {}
+            if kind == "text":
+                arguments = {"encoding": "utf-8-sig"}  # the mark that some editors start a file with is no text
             loaded = datasets.load_dataset(kind, data_files=files, cache_dir=_text(cache_dir), **arguments)
+    except DataError:
+        raise
     except Exception as error:  # pandas, Arrow and datasets raise their own types for a damaged file
         causes = [str(cause) for cause in (error.__cause__, error) if cause is not None and str(cause)]
         raise DataError(f"{place} cannot be read as {kind}: {'; '.join(causes) or type(error).__name__}") from error
-    return _choose_split(loaded, split, str(place))
+    dataset = _choose_split(loaded, split, str(place))
+    return _without_blank_rows(dataset) if kind == "text" else dataset
+
+
+def _check_utf8(place: Path) -> None:
+    """Refuse a file that is not UTF-8, naming the line and the byte.
+
+    Decoded in blocks, some 1 GB/s; lines are counted only once there is something to tell. What is packed in another
+    way than gzip is left to the reader, which unpacks it.
+    """
+    first = _first_bytes(place)
+    if not first:
+        raise DataError(f"{place} is empty.")
+    if first.startswith(_PACKED):
+        return
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with _opened(place) as file:
+        read = 0
+        while True:
+            block = file.read(_BLOCK_BYTES)
+            waiting = len(decoder.getstate()[0])  # the start of a character whose rest is in this block
+            try:
+                decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                position, byte = read - waiting + error.start, error.object[error.start]
+                break
+            if not block:
+                return
+            read += len(block)
+    raise DataError(
+        f"{place} is not UTF-8: line {_line_of(place, position)} holds the byte 0x{byte:02x} (byte {position} of the "
+        "file). Convert it first, for example by iconv -f latin1 -t utf-8."
+    )
+
+
+def _line_of(place: Path, position: int) -> int:
+    """Return the number of the line, from 1, that holds a byte of a file."""
+    line = 1
+    with _opened(place) as file:
+        while position > 0:
+            block = file.read(min(_BLOCK_BYTES, position))
+            line += block.count(b"\n")
+            position -= len(block)
+    return line
+
+
+def _first_bytes(place: Path) -> bytes:
+    with place.open("rb") as file:
+        return file.read(8)
+
+
+def _opened(place: Path) -> io.BufferedIOBase:
+    return gzip.open(place) if _first_bytes(place).startswith(_GZIP) else place.open("rb")
+
+
+def _without_blank_rows(dataset: datasets.Dataset) -> datasets.Dataset:
+    """Leave out the blank lines of a text file: they part its paragraphs, and are no text."""
+    blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(arrow_column(dataset, "text"))), 0)
+    filled = np.flatnonzero(~np.asarray(blank.to_numpy(zero_copy_only=False), dtype=bool))
+    return dataset if len(filled) == len(dataset) else dataset.select(filled)
 
 
 def _csv_arguments(place: Path, columns: Mapping[str, str]) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """Features computed once and kept on disk, under a key that changes with anything that could change them.
 
-The key hashes the weights, the family, the input, the layers with their pooling, the mirror option and the pictures'
-fingerprint: a cache keyed by a model's name alone once served another model's features (fastai, v0.7).
+The key hashes the weights, the family, the input, the layers with their pooling, the mirror option and the table's kind
+and fingerprint: a cache keyed by a model's name alone once served another model's features (fastai, v0.7).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from auxtasks import checkpoint
 from auxtasks.backbones.base import Backbone
 from auxtasks.backbones.pooling import Pool
-from auxtasks.data.images import ImageTable
 from auxtasks.errors import CheckpointError, DataError
+from auxtasks.features.batches import Table, item_noun
 from auxtasks.features.extract import extract, feature_widths
 
 __all__ = ["FeatureCache", "feature_bytes"]
@@ -28,8 +28,8 @@ __all__ = ["FeatureCache", "feature_bytes"]
 EXTRACTION_VERSION = 1
 
 
-def feature_bytes(backbone: Backbone, table: ImageTable, layers: Mapping[str, Pool]) -> int:
-    """Return what the features of all pictures will take, in bytes, without computing them.
+def feature_bytes(backbone: Backbone, table: Table, layers: Mapping[str, Pool]) -> int:
+    """Return what the features of all items will take, in bytes, without computing them.
 
     Example:
         >>> from auxtasks.backbones import convnet
@@ -55,7 +55,7 @@ class FeatureCache:
         self._limit = limit_bytes
 
     def features(
-        self, backbone: Backbone, table: ImageTable, layers: Mapping[str, Pool], *, mirror: bool = False
+        self, backbone: Backbone, table: Table, layers: Mapping[str, Pool], *, mirror: bool = False
     ) -> dict[str, NDArray[np.float32]]:
         """Return layers' features (N, D), from disk where they are there; see `extract`.
 
@@ -88,7 +88,7 @@ class FeatureCache:
             )
 
 
-def feature_key(backbone: Backbone, table: ImageTable, layers: Mapping[str, Pool], *, mirror: bool) -> str:
+def feature_key(backbone: Backbone, table: Table, layers: Mapping[str, Pool], *, mirror: bool) -> str:
     """Return the name under which features are kept: a hash of all that they depend on."""
     parts = {
         "version": EXTRACTION_VERSION,
@@ -97,7 +97,7 @@ def feature_key(backbone: Backbone, table: ImageTable, layers: Mapping[str, Pool
         "input": backbone.input.to_json(),
         "layers": dict(layers),
         "mirror": mirror,
-        "pictures": table.fingerprint,
+        "items": [item_noun(table), table.fingerprint],
         "dtype": "float32",
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

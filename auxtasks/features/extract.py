@@ -1,8 +1,8 @@
-"""Outputs of several layers for all pictures, in one pass over the data."""
+"""Outputs of several layers for all items of a table, in one pass over the data."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,43 +11,40 @@ from torch import Tensor
 
 from auxtasks.backbones.base import Backbone
 from auxtasks.backbones.pooling import Pool, pool_layer
-from auxtasks.data.augment import center, stack_pictures
-from auxtasks.data.images import ImageTable
+from auxtasks.backbones.text import TokenBatch
+from auxtasks.data.texts import TextTable
 from auxtasks.errors import DataError, InputMismatchError
+from auxtasks.features.batches import Table, check_table, example_batch, item_noun, model_batch
 
-__all__ = ["check_channels", "extract", "feature_widths", "layer_shapes", "picture_batch"]
+__all__ = ["extract", "feature_widths", "layer_shapes", "pooled_layers"]
 
 Features = NDArray[np.float32]
 
 
-def picture_batch(table: ImageTable, rows: Sequence[int] | NDArray[np.int64], size: tuple[int, int]) -> Tensor:
-    """Return pictures of a table at a size, without any augmentation: uint8 (B, C, H, W)."""
-    return stack_pictures([center(table.record(int(row))["image"], size) for row in rows])
-
-
 def extract(
     backbone: Backbone,
-    table: ImageTable,
+    table: Table,
     layers: Mapping[str, Pool] | Sequence[str],
     *,
     mirror: bool = False,
     batch_size: int = 256,
 ) -> dict[str, Features]:
-    """Compute layers for all pictures of a table, in eval mode and one pass that stops at the deepest layer.
+    """Compute layers for all items of a table, in eval mode and one pass that stops at the deepest layer.
 
     Args:
         backbone: on the device where it shall compute; its training mode is restored afterwards.
-        table: N pictures.
+        table: N pictures or texts. Texts of like length share a batch, so that little is padded; the result for a text
+            does not depend on its neighbours, but for the last digits.
         layers: layers, each with its pooling (see `pool_layer`), or names alone for ``"auto"``.
         mirror: average each layer's output with that of the mirror image, itself mirrored back, so that a face turned
-            to the left and one turned to the right become more alike.
-        batch_size: pictures a pass.
+            to the left and one turned to the right become more alike. For pictures only.
+        batch_size: items a pass.
 
     Returns:
         Each layer with its features (N, D), float32, in rows of the table.
 
     Raises:
-        InputMismatchError: the pictures have other channels than the backbone takes.
+        InputMismatchError: items that the backbone does not take, see `check_table`, or texts to mirror.
         DataError: the table is empty.
 
     Example:
@@ -59,41 +56,52 @@ def extract(
         (4, 288)
     """
     pools: dict[str, Pool] = dict(layers) if isinstance(layers, Mapping) else dict.fromkeys(layers, "auto")
-    check_channels(backbone, table)
+    check_table(backbone, table)
     if len(table) == 0:
-        raise DataError("the table holds no pictures: there is nothing to compute features of.")
+        raise DataError(f"the table holds no {item_noun(table)}: there is nothing to compute features of.")
+    if mirror and isinstance(table, TextTable):
+        raise InputMismatchError("mirror=True averages a picture with its mirror image; the table holds texts.")
+    order = _order(table)
+    features: dict[str, Features] = {}
     was_training = backbone.training
     backbone.eval()
     try:
-        batches = list(_batches(backbone, table, pools, mirror, batch_size))
+        for start in range(0, len(table), batch_size):
+            rows = order[start : start + batch_size]
+            with torch.inference_mode():
+                found = _layers(backbone, model_batch(backbone, table, rows), pools, mirror)
+            for name, output in found.items():
+                values = output.float().cpu().numpy()
+                # Filled in place: a list of batches and their concatenation would take the memory twice.
+                features.setdefault(name, np.empty((len(table), *values.shape[1:]), np.float32))[rows] = values
     finally:
         backbone.train(was_training)
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in pools}
+    return {name: features[name] for name in pools}
 
 
-def _batches(
-    backbone: Backbone, table: ImageTable, pools: Mapping[str, Pool], mirror: bool, batch_size: int
-) -> Iterator[dict[str, Features]]:
-    device = next(backbone.parameters()).device
-    size = backbone.input.shape[1:]
-    for start in range(0, len(table), batch_size):
-        rows = range(start, min(start + batch_size, len(table)))
-        pictures = picture_batch(table, rows, (size[0], size[1])).to(device)
-        with torch.inference_mode():
-            yield {name: output.cpu().numpy() for name, output in _layers(backbone, pictures, pools, mirror).items()}
+def _order(table: Table) -> NDArray[np.int64]:
+    """Return the order in which rows are computed: texts by length, pictures as they come."""
+    if isinstance(table, TextTable):
+        return np.argsort(table.tokens.lengths, kind="stable")
+    return np.arange(len(table))
 
 
-def _layers(backbone: Backbone, pictures: Tensor, pools: Mapping[str, Pool], mirror: bool) -> dict[str, Tensor]:
-    x = backbone.input.normalize(pictures)
+def _layers(backbone: Backbone, x: Tensor | TokenBatch, pools: Mapping[str, Pool], mirror: bool) -> dict[str, Tensor]:
+    if not mirror or isinstance(x, TokenBatch):
+        return pooled_layers(backbone, x, pools)
+    outputs, mirrored = backbone.forward_layers(x, pools), backbone.forward_layers(x.flip(3), pools)
+    averages = {
+        # Only image layers have a left and a right to turn back.
+        name: (output + (mirrored[name].flip(3) if output.ndim == 4 else mirrored[name])) / 2
+        for name, output in outputs.items()
+    }
+    return {name: pool_layer(output, pools[name], backbone.prefix_tokens) for name, output in averages.items()}
+
+
+def pooled_layers(backbone: Backbone, x: Tensor | TokenBatch, pools: Mapping[str, Pool]) -> dict[str, Tensor]:
+    """Return layers' outputs, each pooled in its own way, of a batch as `model_batch` makes them."""
     outputs = backbone.forward_layers(x, pools)
-    if mirror:
-        mirrored = backbone.forward_layers(x.flip(3), pools)
-        outputs = {
-            # Only image layers have a left and a right to turn back.
-            name: (output + (mirrored[name].flip(3) if output.ndim == 4 else mirrored[name])) / 2
-            for name, output in outputs.items()
-        }
-    return {name: pool_layer(output, pools[name], backbone.prefix_tokens).float() for name, output in outputs.items()}
+    return {name: pool_layer(output, pools[name], backbone.prefix_tokens) for name, output in outputs.items()}
 
 
 def layer_shapes(backbone: Backbone) -> dict[str, tuple[int, ...]]:
@@ -104,34 +112,20 @@ def layer_shapes(backbone: Backbone) -> dict[str, tuple[int, ...]]:
         >>> layer_shapes(convnet(size=32))["stage4"]
         (256, 2, 2)
     """
-    return {name: tuple(output.shape[1:]) for name, output in _probe(backbone, backbone.layer_names).items()}
+    found = _probe(backbone, dict.fromkeys(backbone.layer_names, "none"))
+    return {name: tuple(output.shape[1:]) for name, output in found.items()}
 
 
 def feature_widths(backbone: Backbone, layers: Mapping[str, Pool]) -> dict[str, int]:
     """Return how many numbers each pooled layer has: what a cache of features will cost."""
-    outputs = _probe(backbone, layers)
-    return {name: pool_layer(outputs[name], pool, backbone.prefix_tokens)[0].numel() for name, pool in layers.items()}
+    return {name: output[0].numel() for name, output in _probe(backbone, layers).items()}
 
 
-def _probe(backbone: Backbone, layers: Iterable[str]) -> dict[str, Tensor]:
-    device = next(backbone.parameters()).device
+def _probe(backbone: Backbone, layers: Mapping[str, Pool]) -> dict[str, Tensor]:
     was_training = backbone.training
     backbone.eval()
     try:
         with torch.inference_mode():
-            return backbone.forward_layers(torch.zeros(1, *backbone.input.shape, device=device), layers)
+            return pooled_layers(backbone, example_batch(backbone), layers)
     finally:
         backbone.train(was_training)
-
-
-def check_channels(backbone: Backbone, table: ImageTable) -> None:
-    """Refuse pictures whose number of channels is not the backbone's.
-
-    Raises:
-        InputMismatchError: shows both.
-    """
-    if backbone.input.kind != "image" or table.pixels.shape[3] != backbone.input.channels:
-        raise InputMismatchError(
-            f"the backbone takes {backbone.input.kind} items of shape {backbone.input.shape}, the table holds pictures "
-            f"with {table.pixels.shape[3]} channels. Decode them with channels={backbone.input.channels}."
-        )

@@ -10,7 +10,8 @@ from auxtasks.backbones import mlp, pool_layer, timm_backbone
 from auxtasks.data import decode_images
 from auxtasks.data.augment import center
 from auxtasks.errors import InputMismatchError, LayerError
-from auxtasks.features.extract import extract, feature_widths, layer_shapes, picture_batch
+from auxtasks.features.batches import picture_batch
+from auxtasks.features.extract import extract, feature_widths, layer_shapes
 
 LAYERS = {"stem": "grid", "stage1": "flatten", "stage2": "max", "embedding": "auto"}
 

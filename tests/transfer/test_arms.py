@@ -7,13 +7,14 @@ import pytest
 from sklearn.decomposition import PCA
 
 from auxtasks.features.extract import extract
-from transfer import arms
-from transfer.arms import FeatureArm, RawArm, StartHead, TunedArm, raw_features
+from transfer import arms, raw_arms
+from transfer.arms import FeatureArm, StartHead, TunedArm
 from transfer.choices import Candidate
 from transfer.discriminants import fit_discriminants
 from transfer.finetune import Stage, Tuning
 from transfer.heads import build_head
 from transfer.protocol import Protocol, plan_draws
+from transfer.raw_arms import PictureRawArm, raw_features
 
 PROTOTYPE = Candidate("planted", "prototype")
 BRIEF = Tuning(stages=(Stage(2, top_layers=1), Stage(2)), learning_rate=1e-3, batch_size=8)
@@ -123,16 +124,16 @@ def test_components_are_fitted_on_the_support_alone(portraits, monkeypatch):
             fitted.append(values)
             return super().fit(values, labels)
 
-    monkeypatch.setattr(arms, "PCA", Recording)
+    monkeypatch.setattr(raw_arms, "PCA", Recording)
     pixels = raw_features(portraits)
     (draw,) = plan_draws(portraits.labels, Protocol(shots=(2,), draws=1))
-    predict(RawArm(pixels, 4, seed=0), portraits.labels, draw, 2)
+    predict(PictureRawArm(pixels, 4, seed=0), portraits.labels, draw, 2)
     (values,) = fitted
     np.testing.assert_array_equal(values, pixels[draw.support[2]])
 
 
 def test_raw_pixels_tell_quarters_apart_and_shuffled_labels_do_not(quadrants):
-    arm = RawArm(raw_features(quadrants), 4, seed=0)
+    arm = PictureRawArm(raw_features(quadrants), 4, seed=0)
     assert accuracy(arm, quadrants.labels) > 0.95
     shuffled = [np.random.default_rng(seed).permutation(quadrants.labels) for seed in range(8)]
     assert np.mean([accuracy(arm, labels) for labels in shuffled]) == pytest.approx(1 / 4, abs=0.08)

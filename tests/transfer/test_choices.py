@@ -6,7 +6,7 @@ import pytest
 from auxtasks.errors import TransferError
 from transfer import choices
 from transfer.choices import Candidate, Proxy, cross_validated, rank_on_episodes, ranked_in_advance
-from transfer.selection import _stratified_folds
+from transfer.selection import stratified_folds
 
 CANDIDATES = [
     Candidate("noise", "prototype"),
@@ -32,7 +32,7 @@ def layered(classes=6, items=12, seed=0):
 
 def held_out_accuracy(features, labels, candidate, seed):
     """The slow way: fold by fold, item by item."""
-    fold_of = _stratified_folds(labels, 5, seed)
+    fold_of = stratified_folds(labels, 5, seed)
     right = 0
     for item in range(len(labels)):
         kept = [other for other in range(len(labels)) if fold_of[other] != fold_of[item]]

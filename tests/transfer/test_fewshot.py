@@ -9,7 +9,7 @@ import torch
 from auxtasks.backbones import convnet
 from auxtasks.errors import TransferError
 from auxtasks.features.extract import extract
-from transfer import arms, fewshot
+from transfer import arms, fewshot, raw_arms
 from transfer.choices import Candidate, Proxy, rank_on_episodes
 from transfer.fewshot import FewShot, evaluate_target
 from transfer.finetune import Stage, Tuning
@@ -94,7 +94,7 @@ def recorded(portraits):
     backbone = network()
     before = weights_of(backbone)
     with pytest.MonkeyPatch.context() as patched:
-        for kind in (arms.FeatureArm, arms.RawArm, arms.TunedArm):
+        for kind in (arms.FeatureArm, raw_arms.PictureRawArm, arms.TunedArm):
             patched.setattr(kind, "predict", recording(events, kind))
         patched.setattr(fewshot, "class_accuracies", class_accuracies)
         outcome = evaluate(backbone, portraits, name="people", open_test=open_test)
@@ -108,7 +108,7 @@ def test_every_arm_gets_the_same_labels_and_the_same_test(recorded, portraits):
         for draw in plan_draws(labels, Protocol(shots=(1, 2), draws=2))
         for shot, support in draw.support.items()
     }
-    kinds = ("FeatureArm", "RawArm", "TunedArm")
+    kinds = ("FeatureArm", "PictureRawArm", "TunedArm")
     asked = {kind: {event[1:] for event in recorded.events if event[0] == kind} for kind in kinds}
     assert asked == dict.fromkeys(kinds, planned)
     tuned = [event for event in recorded.events if event[0] == "TunedArm"]

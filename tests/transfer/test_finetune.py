@@ -9,7 +9,8 @@ from sklearn.metrics import log_loss
 from auxtasks.backbones import build, pool_layer
 from auxtasks.data.augment import Augment
 from auxtasks.errors import InputMismatchError, LayerError, TransferError
-from auxtasks.features.extract import extract, picture_batch
+from auxtasks.features.batches import picture_batch
+from auxtasks.features.extract import extract
 from auxtasks.training import engine
 from auxtasks.training.settings import LoopSettings
 from transfer import finetune
@@ -184,7 +185,7 @@ def test_at_a_rate_of_nearly_nothing_the_head_stays_where_it_started(backbone, q
 def test_the_loss_by_hand(backbone, quadrants):
     model = Classifier(backbone, "stage2", "mean", 4, seed=3)
     batch = batch_of(quadrants)
-    layer = backbone.forward_layers(backbone.input.normalize(batch.images), ["stage2"])["stage2"]
+    layer = backbone.forward_layers(backbone.input.normalize(batch.inputs), ["stage2"])["stage2"]
     logits = model.linear(layer.flatten(2).mean(dim=2))
     by_item = [F.cross_entropy(logits[[row]], batch.labels[[row]]) for row in range(32)]
     output = model(batch)

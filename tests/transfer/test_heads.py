@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -132,6 +133,25 @@ def test_reduction_to_the_span_keeps_the_solution(strength, monkeypatch):
     np.testing.assert_allclose(reduced.predict_proba(test), whole.predict_proba(test), atol=1e-5)
 
 
+@pytest.mark.parametrize("classes", [2, 4])
+def test_uneven_features_are_fitted_to_the_minimum_in_few_iterations(classes):
+    support, labels, test, _ = blobs(items_per_class=60, classes=classes, width=40, spread=6.0)
+    uneven = np.arange(1, 41) ** -2.0  # as the layers of a network are: few directions carry the variance
+    head = build_head("logistic", C=10.0, max_iter=150).fit(support * uneven, labels, classes)  # or it would warn
+    scaler = np.sqrt(np.mean((support * uneven - (support * uneven).mean(axis=0)) ** 2))
+    oracle = LogisticRegression(C=10.0, tol=1e-8, max_iter=100_000, solver="newton-cg")
+    oracle.fit(support * uneven / scaler, labels)
+    np.testing.assert_allclose(
+        head.predict_proba(test * uneven), oracle.predict_proba(test * uneven / scaler), atol=1e-5
+    )
+
+
+def test_too_few_iterations_are_said():
+    support, labels, _, _ = blobs(spread=6.0)
+    with pytest.warns(ConvergenceWarning, match="did not converge in 3 iterations: raise max_iter"):
+        build_head("logistic", C=100.0, max_iter=3).fit(support, labels, 3)
+
+
 def test_reduction_copes_with_a_support_of_lower_rank():
     support, labels, test, _ = blobs(items_per_class=2, width=50)
     twice = build_head("logistic").fit(np.tile(support, (2, 1)), np.tile(labels, 2), 3)
@@ -143,12 +163,12 @@ def test_wide_features_are_reduced_to_as_many_numbers_as_there_are_items(monkeyp
     support, labels, _, _ = blobs(items_per_class=5, classes=10, width=4000, spread=3.0)
     widths = []
 
-    class Recorded(LogisticRegression):
-        def fit(self, values, targets):
-            widths.append(values.shape[1])
-            return super().fit(values, targets)
+    def recorded(values, *args, **kwargs):
+        widths.append(values.shape[1])
+        return fit_logistic(values, *args, **kwargs)
 
-    monkeypatch.setattr(linear_heads, "LogisticRegression", Recorded)
+    fit_logistic = linear_heads.fit_logistic
+    monkeypatch.setattr(linear_heads, "fit_logistic", recorded)
     build_head("logistic").fit(support, labels, 10)
     assert widths == [50]
 
@@ -277,7 +297,7 @@ def test_selection_breaks_ties_by_the_order_given():
 def test_selection_score_by_loops():
     support, labels, _, _ = blobs(items_per_class=4, spread=4.0)
     choice = select_by_cross_validation({"a": support}, labels, [("ridge", {"alpha": 1.0})], folds=3, seed=5)
-    fold_of = selection._stratified_folds(labels, 3, seed=5)
+    fold_of = selection.stratified_folds(labels, 3, seed=5)
     right = []
     for fold in range(3):
         fitted = build_head("ridge", alpha=1.0).fit(support[fold_of != fold], labels[fold_of != fold], 3)
@@ -288,12 +308,12 @@ def test_selection_score_by_loops():
 
 def test_folds_are_stratified_and_no_more_than_the_rarest_class_has_items():
     labels = np.repeat([0, 1, 2], [7, 3, 5])
-    fold_of = selection._stratified_folds(labels, folds=10, seed=0)
+    fold_of = selection.stratified_folds(labels, folds=10, seed=0)
     counts = np.array([np.bincount(fold_of[labels == label], minlength=3) for label in range(3)])
     assert counts.shape == (3, 3)
     assert (counts.max(axis=1) - counts.min(axis=1) <= 1).all()
     assert np.ptp(counts.sum(axis=0)) <= 1
-    assert (fold_of != selection._stratified_folds(labels, folds=10, seed=1)).any()
+    assert (fold_of != selection.stratified_folds(labels, folds=10, seed=1)).any()
 
 
 def test_selection_refuses_one_label_a_class():

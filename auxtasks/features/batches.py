@@ -1,0 +1,99 @@
+"""From rows of a table to what a backbone computes with: pictures or texts, without any augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from auxtasks.backbones.base import Backbone
+from auxtasks.backbones.text import TokenBatch, pad_tokens
+from auxtasks.data.augment import center, stack_pictures
+from auxtasks.data.images import ImageTable
+from auxtasks.data.texts import TextTable
+from auxtasks.errors import InputMismatchError
+
+__all__ = ["Rows", "Table", "check_table", "example_batch", "item_noun", "model_batch", "model_input", "picture_batch"]
+
+Table: TypeAlias = ImageTable | TextTable
+Rows: TypeAlias = Sequence[int] | NDArray[np.int64]
+
+
+def item_noun(table: Table) -> str:
+    """Return what a table holds, in the plural, for messages."""
+    return "texts" if isinstance(table, TextTable) else "pictures"
+
+
+def check_table(backbone: Backbone, table: Table) -> None:
+    """Refuse a table of another kind than the backbone takes, other channels, a text too long, an unknown token.
+
+    Raises:
+        InputMismatchError: shows both.
+    """
+    spec = backbone.input
+    if isinstance(table, TextTable):
+        if spec.kind != "text":
+            raise InputMismatchError(
+                f"the backbone takes {spec.kind} items of shape {spec.shape}, the table holds texts."
+            )
+        if len(table.tokens.values):
+            spec.check(pad_tokens(_extreme_texts(table), pad_id=table.pad_id))
+    elif spec.kind == "text":
+        raise InputMismatchError(f"the backbone takes texts of at most {spec.length} tokens, the table holds pictures.")
+    elif spec.kind != "image" or table.pixels.shape[3] != spec.channels:
+        raise InputMismatchError(
+            f"the backbone takes {spec.kind} items of shape {spec.shape}, the table holds pictures with "
+            f"{table.pixels.shape[3]} channels. Decode them with channels={spec.channels}."
+        )
+
+
+def _extreme_texts(table: TextTable) -> list[NDArray[np.int32]]:
+    """Return the longest text and the one with the highest token: when these two fit, all do."""
+    highest = int(np.argmax(table.tokens.values))
+    row = int(np.searchsorted(table.tokens.offsets, highest, side="right")) - 1
+    return [table.tokens[int(np.argmax(table.tokens.lengths))], table.tokens[row]]
+
+
+def picture_batch(table: ImageTable, rows: Rows, size: tuple[int, int]) -> Tensor:
+    """Return pictures of a table at a size, without any augmentation: uint8 (B, C, H, W)."""
+    return stack_pictures([center(table.record(int(row))["image"], size) for row in rows])
+
+
+def model_batch(backbone: Backbone, table: Table, rows: Rows) -> Tensor | TokenBatch:
+    """Return rows of a table as the backbone takes them, on its device; see `check_table`, which comes first.
+
+    Returns:
+        Normalised pictures (B, C, H, W), or padded tokens (B, T).
+
+    Example:
+        >>> from auxtasks.backbones import convnet
+        >>> from auxtasks.data import decode_images, load_source
+        >>> faces = load_source("builtin:drawn_faces", columns={"image": "image"}, options={"people": 2, "photos": 2})
+        >>> model_batch(convnet(size=32), decode_images(faces, size=(40, 40), channels=1), [3, 0]).shape
+        torch.Size([2, 1, 32, 32])
+    """
+    device = next(backbone.parameters()).device
+    if isinstance(table, TextTable):
+        return _on(device, pad_tokens([table.tokens[int(row)] for row in rows], pad_id=table.pad_id))
+    height, width = backbone.input.shape[1:]
+    return model_input(backbone, picture_batch(table, rows, (height, width)).to(device))
+
+
+def model_input(backbone: Backbone, inputs: Tensor | TokenBatch) -> Tensor | TokenBatch:
+    """Normalise pictures; tokens are what a backbone takes already."""
+    return inputs if isinstance(inputs, TokenBatch) else backbone.input.normalize(inputs)
+
+
+def _on(device: torch.device, batch: TokenBatch) -> TokenBatch:
+    return TokenBatch(batch.ids.to(device), batch.mask.to(device))
+
+
+def example_batch(backbone: Backbone) -> Tensor | TokenBatch:
+    """Return an empty batch of one item, on the backbone's device: what shapes are measured with."""
+    device = next(backbone.parameters()).device
+    example = backbone.input.example()
+    return _on(device, example) if isinstance(example, TokenBatch) else example.to(device)

@@ -1,0 +1,112 @@
+"""Sentences beside their corruptions, as rows of a batch.
+
+Legend for shapes: B rows of a batch (sentences and their corruptions), T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from auxtasks.backbones.text import TokenBatch, pad_tokens
+from auxtasks.data.corruptions import KINDS, Corrupted, out_of_place
+from auxtasks.data.lexicon import Lexicon
+
+__all__ = ["GOOD", "SentenceBatch", "SentenceItem", "SentenceRow", "collate_sentences", "put_back", "sentence_item"]
+
+KIND_NUMBERS: Final = {kind: number for number, kind in enumerate(KINDS)}
+GOOD: Final = -1  # the kind of a sentence as it was
+
+
+class SentenceRow(NamedTuple):
+    """One sentence or corruption: tokens (T,), which begin a word, and for each of those what became of the word."""
+
+    tokens: NDArray[np.int32]
+    begins_word: NDArray[np.bool_]
+    out_of_place: NDArray[np.bool_]
+    replaced: NDArray[np.bool_]
+    kind: int
+
+
+class SentenceItem(NamedTuple):
+    """A sentence, first, and its corruptions; and the token id of padding."""
+
+    rows: tuple[SentenceRow, ...]
+    pad_id: int
+
+
+class SentenceBatch(NamedTuple):
+    """Rows of several sentences, each with its corruptions behind it.
+
+    Attributes:
+        tokens: B rows.
+        counted: (B, T) bool, the first token of each word.
+        out_of_place, replaced: (B, T) bool, what the token head is to find at the counted tokens.
+        kinds: (B,) number of the corruption in `KINDS`, -1 for a sentence as it was.
+        sentence: (B,) which sentence of the batch a row is, or is a corruption of.
+    """
+
+    tokens: TokenBatch
+    counted: Tensor
+    out_of_place: Tensor
+    replaced: Tensor
+    kinds: Tensor
+    sentence: Tensor
+
+
+def sentence_item(
+    words: NDArray[np.int32], corruptions: Sequence[tuple[str, Corrupted]], lexicon: Lexicon, length: int
+) -> SentenceItem:
+    """Spell a sentence and its corruptions, (kind, what became of all words), at most `length` tokens each."""
+    unchanged = Corrupted(words, np.arange(len(words)), np.zeros(len(words), dtype=bool))
+    rows = [_row(unchanged, GOOD, lexicon, length)]
+    rows += [_row(corrupted, KIND_NUMBERS[kind], lexicon, length) for kind, corrupted in corruptions]
+    return SentenceItem(tuple(rows), lexicon.pad_id)
+
+
+def put_back(corrupted: Corrupted, words: NDArray[np.int32], movable: slice) -> Corrupted:
+    """Put what may move back between the words that stay."""
+    before, after = np.arange(movable.start), np.arange(movable.stop, len(words))
+    stays = np.zeros(len(before), dtype=bool), np.zeros(len(after), dtype=bool)
+    return Corrupted(
+        words=np.concatenate([words[before], corrupted.words, words[after]]),
+        origin=np.concatenate([before, corrupted.origin + movable.start, after]),
+        replaced=np.concatenate([stays[0], corrupted.replaced, stays[1]]),
+    )
+
+
+def _row(corrupted: Corrupted, kind: int, lexicon: Lexicon, length: int) -> SentenceRow:
+    spelled = lexicon.spell(corrupted.words, length)
+    words = int(spelled.begins_word.sum())  # fewer than there are where the sentence was cut
+    return SentenceRow(
+        tokens=spelled.tokens,
+        begins_word=spelled.begins_word,
+        out_of_place=out_of_place(corrupted)[:words],
+        replaced=corrupted.replaced[:words],
+        kind=kind,
+    )
+
+
+def collate_sentences(items: Sequence[SentenceItem]) -> SentenceBatch:
+    """Pad the rows of all items to the longest, rounded up to a multiple of 8."""
+    rows = [row for item in items for row in item.rows]
+    tokens = pad_tokens([row.tokens for row in rows], pad_id=items[0].pad_id)
+    counted, moved, new = np.zeros((3, *tokens.ids.shape), dtype=bool)
+    for place, row in enumerate(rows):
+        begins = np.flatnonzero(row.begins_word)
+        counted[place, begins] = True
+        moved[place, begins] = row.out_of_place
+        new[place, begins] = row.replaced
+    return SentenceBatch(
+        tokens=tokens,
+        counted=torch.from_numpy(counted),
+        out_of_place=torch.from_numpy(moved),
+        replaced=torch.from_numpy(new),
+        kinds=torch.tensor([row.kind for row in rows]),
+        sentence=torch.tensor([place for place, item in enumerate(items) for _ in item.rows]),
+    )

@@ -1,0 +1,251 @@
+"""Shuffled sentences: is this sentence in its right order, and if not, where does it break? Any text is its own labels.
+
+Every sentence of a batch stands beside a corruption of itself, so that nothing but the corruption tells them apart.
+
+Legend for shapes: B rows of a batch (sentences and their corruptions), T tokens, D features.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from auxtasks.backbones.base import Backbone
+from auxtasks.backbones.pooling import pool_layer
+from auxtasks.backbones.text import TextState, TokenBatch
+from auxtasks.data.corruptions import KINDS, Corrupted, Mixture, corrupt
+from auxtasks.data.length_plan import LengthPlan
+from auxtasks.data.loaders import Records
+from auxtasks.data.sentences import SentenceTable, read_sentences
+from auxtasks.errors import BackboneError, ColumnError, DataError
+from auxtasks.seeding import generator, torch_seed
+from auxtasks.tasks.base import AuxTask
+from auxtasks.tasks.grammaticality import SentenceEvaluator
+from auxtasks.tasks.sentence_batches import (
+    GOOD,
+    SentenceBatch,
+    SentenceItem,
+    collate_sentences,
+    put_back,
+    sentence_item,
+)
+from auxtasks.training.objective import StepOutput
+
+__all__ = ["Loss", "ShuffledSentences"]
+
+Loss = Literal["sentence", "pair", "token"]
+
+
+class Scores(NamedTuple):
+    """What the heads say: how good each row is (B,), and the logits of each token (B, T, 2); None without that head."""
+
+    sentence: Tensor | None
+    token: Tensor | None
+
+
+class ShuffledSentences(AuxTask):
+    """Learn word order and word choice from sentences beside their corruptions.
+
+    Three losses, each usable alone or summed. On the sentence head, ``sentence`` tells good rows from bad ones, and
+    ``pair`` puts a sentence above its own corruption (softplus of the difference of scores). On the token head,
+    ``token`` finds the words that stand behind another word than they did, and the words that are new: a dozen answers
+    a sentence instead of one.
+
+    Args:
+        backbone: takes text and has a tokenizer.
+        losses: name to weight; at least one.
+        mixture: which corruptions, see `Mixture`.
+        keep_initial: keep the first word in its place; None does so where the tokenizer tells capitals apart.
+        most_left_out: share of a corpus in which nothing may be shuffled, see `read_sentences`.
+        window: batches sorted by length together, see `LengthPlan`.
+        batch_tokens: count batches in tokens, see `LengthPlan`.
+        seed: of the heads' random weights.
+
+    Reference:
+        Jernite, Bowman and Sontag, "Discourse-based objectives for fast unsupervised sentence representation learning",
+        2017, learn from the order of sentences; Clark et al., "ELECTRA", ICLR 2020, from replaced tokens; Conneau et
+        al., "What you can cram into a single vector", ACL 2018, only evaluate swapped neighbours. Here order is learnt.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        losses: Mapping[str, float] | None = None,
+        mixture: Mixture | None = None,
+        keep_initial: bool | None = None,
+        most_left_out: float = 0.05,
+        window: int = 64,
+        batch_tokens: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(backbone)
+        if backbone.input.kind != "text":
+            raise BackboneError(
+                f"shuffled sentences need a backbone that takes text; this one takes {backbone.input.kind}."
+            )
+        self.losses = {"sentence": 0.5, "pair": 0.5, "token": 1.0} if losses is None else dict(losses)
+        unknown = sorted(set(self.losses) - set(get_args(Loss)))
+        if unknown or not self.losses or min(self.losses.values()) <= 0:
+            raise DataError(
+                f"losses are weights above zero of {', '.join(get_args(Loss))}, at least one; found {self.losses}."
+            )
+        self.mixture = mixture or Mixture()
+        self.keep_initial = keep_initial
+        self.most_left_out = most_left_out
+        self.window = window
+        self.batch_tokens = batch_tokens
+        width = backbone.output_dim
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch_seed(seed, "sentence heads"))
+            # An unused parameter makes DDP raise: a head is made only where a loss trains it.
+            self.sentence_head = _sentence_head(width) if {"sentence", "pair"} & set(self.losses) else None
+            self.token_head = nn.Linear(width, 2) if "token" in self.losses else None
+
+    @property
+    def description(self) -> str:
+        """What a backbone from here was pretrained on."""
+        return f"shuffled sentences ({', '.join(self.losses)} loss; {', '.join(self.mixture.kinds)})"
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """JSON values that make this task what it is."""
+        return {
+            **super().settings,
+            "losses": self.losses,
+            "mixture": dataclasses.asdict(self.mixture),
+            "keep_initial": self.keep_initial,
+            "window": self.window,
+            "batch_tokens": self.batch_tokens,
+        }
+
+    def prepare(self, dataset: Dataset, *, cache: Path | None = None) -> SentenceTable:
+        """Read a corpus with a column ``text`` as words, once."""
+        if "text" not in dataset.column_names:
+            raise ColumnError(f"there is no column 'text'; there are {', '.join(dataset.column_names)}.")
+        tokenizer, length = self.backbone.tokenizer, self.backbone.input.length
+        if tokenizer is None or length is None:
+            raise BackboneError("the backbone has no tokenizer: build it with tokenizer=, see `train_tokenizer`.")
+        return read_sentences(
+            list(dataset["text"]),
+            tokenizer,
+            length=length,
+            keep_initial=self.keep_initial,
+            most_left_out=self.most_left_out,
+            cache=cache,
+        )
+
+    def plan(self, records: Records, batch_size: int, seed: int) -> LengthPlan:
+        """Return batches of sentences of like length."""
+        if not isinstance(records, SentenceTable):
+            raise DataError(
+                f"shuffled sentences read a SentenceTable, found {type(records).__name__}: make one by task.prepare()."
+            )
+        return LengthPlan(records.token_lengths(), batch_size, seed, window=self.window, batch_tokens=self.batch_tokens)
+
+    def transform(self, record: Mapping[str, Any], rng: np.random.Generator) -> SentenceItem:
+        """Put a sentence beside a corruption of itself."""
+        return self._item(record, [self._corrupt(record, rng, self.mixture, record["step"])])
+
+    def view(self, record: Mapping[str, Any]) -> SentenceItem:
+        """Put a sentence beside a corruption of each kind, always the same."""
+        corruptions = [
+            self._corrupt(record, generator(0, f"view/{kind}", index=record["row"]), Mixture({kind: 1.0}), 0)
+            for kind in KINDS
+        ]
+        return self._item(record, corruptions)
+
+    def _corrupt(
+        self, record: Mapping[str, Any], rng: np.random.Generator, mixture: Mixture, step: int
+    ) -> tuple[str, Corrupted] | None:
+        words, movable = record["words"], record["movable"]
+        corpus, lexicon = record["corpus"], record["lexicon"]
+
+        def draw_words(rng: np.random.Generator, count: int) -> NDArray[np.int32]:
+            drawn = corpus[rng.integers(len(corpus), size=count)]
+            return np.asarray(drawn[~lexicon.closes[drawn]])
+
+        found = corrupt(words[movable], rng, mixture, draw_words, step=step)
+        return None if found is None else (found[0], put_back(found[1], words, movable))
+
+    def _item(self, record: Mapping[str, Any], corruptions: Sequence[tuple[str, Corrupted] | None]) -> SentenceItem:
+        assert self.backbone.input.length is not None  # held by `prepare`
+        made = [found for found in corruptions if found is not None]
+        return sentence_item(record["words"], made, record["lexicon"], self.backbone.input.length)
+
+    @staticmethod
+    def collate(items: Sequence[SentenceItem]) -> SentenceBatch:
+        """Pad rows to the longest, rounded up to a multiple of 8."""
+        return collate_sentences(items)
+
+    def scores(self, tokens: TokenBatch) -> Scores:
+        """Return what the heads say of a batch of texts."""
+        state = self.backbone(tokens)
+        return Scores(
+            sentence=None if self.sentence_head is None else self.sentence_head(_pooled(state)).squeeze(1),
+            token=None if self.token_head is None else self.token_head(state.hidden),
+        )
+
+    def forward(self, batch: SentenceBatch) -> StepOutput:
+        """Compute the weighted sum of the losses; every sentence of the batch weighs the same."""
+        found = self.scores(batch.tokens)
+        good = batch.kinds == GOOD
+        sentences = good.sum()
+        # Each sentence has half of its weight, and its corruptions share the other half.
+        corruptions = torch.bincount(batch.sentence[~good], minlength=len(batch.sentence)).clamp(min=1)
+        share = torch.where(good, 0.5, 0.5 / corruptions[batch.sentence])
+        parts: dict[str, Tensor] = {}
+        if found.sentence is not None:
+            score = found.sentence.float()
+            beside = score[good][batch.sentence] - score  # zero for the sentence itself
+            parts["sentence"] = (
+                share * F.binary_cross_entropy_with_logits(score, good.float(), reduction="none")
+            ).sum()
+            parts["pair"] = (2 * share * F.softplus(-beside))[~good].sum()
+        if found.token is not None:
+            parts["token"] = (share * _token_loss(found.token.float(), batch)).sum()
+        loss = torch.stack([weight * parts[name] for name, weight in self.losses.items()]).sum()
+        named = {f"{name}_loss": parts[name].detach() / sentences for name in self.losses}
+        if found.sentence is not None:
+            named["pair_accuracy"] = (beside[~good] > 0).float().mean().detach()
+        return StepOutput(loss, sentences.float(), named)
+
+    def evaluator(self) -> SentenceEvaluator:
+        """Return a fresh evaluator of accuracy by kind of corruption."""
+        return SentenceEvaluator(self, tuple(KINDS))
+
+    @torch.no_grad()
+    def goodness(self, tokens: TokenBatch) -> Tensor:
+        """Return how good each text is, (B,): the sentence head's score, or else minus the expected broken words."""
+        found = self.scores(tokens)
+        if found.sentence is not None:
+            return found.sentence.float()
+        assert found.token is not None  # there is one head at least
+        broken = found.token.float().sigmoid().sum(dim=2) * tokens.mask
+        return -broken.sum(dim=1)
+
+
+def _sentence_head(width: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 1))
+
+
+def _pooled(state: TextState) -> Tensor:
+    """Return mean and maximum over the tokens, (B, 2 D): one broken word is enough to make a sentence bad."""
+    return torch.cat([pool_layer(state, "mean"), pool_layer(state, "max")], dim=1)
+
+
+def _token_loss(logits: Tensor, batch: SentenceBatch) -> Tensor:
+    """Return the mean over a row's words of both binary cross-entropies, (B,)."""
+    wanted = torch.stack([batch.out_of_place, batch.replaced], dim=2).float()
+    each = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(dim=2)
+    words = batch.counted.sum(dim=1).clamp(min=1)
+    return (each * batch.counted).sum(dim=1) / words

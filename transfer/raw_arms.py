@@ -1,0 +1,138 @@
+"""The baselines without any network: classical classifiers on pixels and on words, fitted on the support alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.decomposition import PCA
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from auxtasks.data.augment import center
+from auxtasks.data.images import ImageTable
+from auxtasks.data.texts import TextTable
+from auxtasks.features.batches import Table
+from transfer.arms import Arm, FeatureArm, Prediction
+from transfer.choices import CV_FOLDS, Candidate
+from transfer.selection import stratified_folds
+
+__all__ = ["PictureRawArm", "TextRawArm", "raw_arm", "raw_features"]
+
+Features = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+RAW_SIDE = 32  # pixels a side of the classical baseline's pictures
+RAW_COMPONENTS = 50
+RAW_HEADS = (
+    Candidate("pixels", "logistic", {"C": 1.0, "scaling": "rms"}),
+    Candidate("pixels", "logistic", {"C": 100.0, "scaling": "rms"}),
+    Candidate("pixels", "prototype", {}),
+    Candidate("pixels", "prototype", {"center": True}),
+)
+# Weights of the labels against the penalty; the first is used with one label a class, and wins among equals.
+TEXT_STRENGTHS = (10.0, 1.0, 100.0)
+
+
+def raw_arm(table: Table, n_classes: int, seed: int) -> Arm:
+    """Return the classical baseline for what a table holds."""
+    if isinstance(table, TextTable):
+        return TextRawArm(table.texts, n_classes, seed)
+    return PictureRawArm(raw_features(table), n_classes, seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureRawArm:
+    """Pixels, principal components of the support, and a linear or nearest-mean classifier.
+
+    Attributes:
+        pixels: (N, D), see `raw_features`.
+        n_classes: C.
+        seed: of the folds.
+    """
+
+    pixels: Features
+    n_classes: int
+    seed: int
+
+    def predict(self, support: Rows, labels: Rows, test: Rows, *, shot: int, draw: int) -> Prediction:
+        """Fit the components on the support alone, then as `FeatureArm`."""
+        components = min(RAW_COMPONENTS, len(support) - 1)
+        pca = PCA(components, svd_solver="full").fit(self.pixels[support])
+        reduced = pca.transform(self.pixels).astype(np.float32)
+        arm = FeatureArm({"pixels": reduced}, {shot: RAW_HEADS}, self.n_classes, self.seed)
+        return arm.predict(support, labels, test, shot=shot, draw=draw)
+
+
+def raw_features(table: ImageTable, side: int = RAW_SIDE) -> Features:
+    """Return pictures as vectors (N, side * side * C), each with mean 0 and standard deviation 1.
+
+    Normalised one by one, since the baseline shall not lose to a change of exposure alone.
+    """
+    small = np.stack([center(table.record(row)["image"], (side, side)) for row in range(len(table))])
+    flat: Features = small.reshape(len(table), -1).astype(np.float32)
+    flat -= flat.mean(axis=1, keepdims=True)
+    flat /= flat.std(axis=1, keepdims=True) + np.float32(1e-3)
+    return flat
+
+
+@dataclasses.dataclass(frozen=True)
+class TextRawArm:
+    """Words and pairs of neighbouring words, weighed by TF-IDF, and logistic regression.
+
+    Vocabulary and weights come from the support alone; with two or more shots the regression's strength is chosen by
+    cross-validation inside it, with a vocabulary of its own in each fold.
+
+    Attributes:
+        texts: the N texts as they were read.
+        n_classes: C.
+        seed: of the folds.
+
+    Reference:
+        Salton and Buckley, "Term-weighting approaches in automatic text retrieval", 1988; Wang and Manning, "Baselines
+        and bigrams: simple, good sentiment and topic classification", ACL 2012, on how strong such a baseline is.
+    """
+
+    texts: Sequence[str]
+    n_classes: int
+    seed: int
+
+    def predict(self, support: Rows, labels: Rows, test: Rows, *, shot: int, draw: int) -> Prediction:
+        """Choose a strength, fit and predict."""
+        del draw
+        strength = TEXT_STRENGTHS[0] if shot == 1 else self._choose(support, labels)
+        words, inside = self._weigh(support)
+        model = _regression(strength, inside, labels)
+        return Prediction(np.asarray(model.predict(words.transform(self._at(test))), dtype=np.int64))
+
+    def _choose(self, support: Rows, labels: Rows) -> float:
+        fold_of = stratified_folds(labels, CV_FOLDS, self.seed)
+        right = dict.fromkeys(TEXT_STRENGTHS, 0)
+        for fold in range(int(fold_of.max()) + 1):
+            held_out = fold_of == fold
+            words, inside = self._weigh(support[~held_out])
+            outside = words.transform(self._at(support[held_out]))
+            for strength in TEXT_STRENGTHS:
+                model = _regression(strength, inside, labels[~held_out])
+                right[strength] += int(np.sum(model.predict(outside) == labels[held_out]))
+        return max(TEXT_STRENGTHS, key=right.__getitem__)
+
+    def _weigh(self, rows: Rows) -> tuple[TfidfVectorizer, sparse.csr_matrix]:
+        # Every character that is no blank counts as a word or is part of one, so that no text is left without any:
+        # scikit-learn's own pattern leaves out "I", "a" and all punctuation, and refuses texts of nothing else.
+        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=1, token_pattern=r"(?u)\w+|[^\w\s]")
+        return words, words.fit_transform(self._at(rows))
+
+    def _at(self, rows: Rows) -> list[str]:
+        return [self.texts[row] for row in rows]
+
+
+def _regression(strength: float, values: sparse.csr_matrix, labels: Rows) -> LogisticRegression:
+    with warnings.catch_warnings():
+        # One item a class is what few-shot means; scikit-learn wonders whether that is a regression.
+        warnings.filterwarnings("ignore", message="The number of unique classes", category=UserWarning)
+        return LogisticRegression(C=strength, max_iter=1000).fit(values, labels)
