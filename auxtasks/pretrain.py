@@ -6,10 +6,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
 from auxtasks.data.images import ImageTable
-from auxtasks.data.loaders import Feed, Records
+from auxtasks.data.loaders import BatchSource, Feed, Records
+from auxtasks.data.sentences import SentenceTable
+from auxtasks.data.streams import describe_stream
 from auxtasks.errors import DataError
 from auxtasks.tasks.base import AuxTask
 from auxtasks.training.engine import train
@@ -21,7 +23,7 @@ __all__ = ["pretrain"]
 
 def pretrain(
     task: AuxTask,
-    data: Dataset | Records,
+    data: Dataset | IterableDataset | Records,
     *,
     steps: int,
     batch_size: int = 128,
@@ -38,14 +40,15 @@ def pretrain(
 
     Args:
         task: backbone and head.
-        data: a data set with the task's columns, or what ``task.prepare`` made of one.
+        data: a data set with the task's columns, or what ``task.prepare`` made of one. An `IterableDataset` is
+            streamed, where the task can: see `StreamFeed`.
         steps: optimizer steps.
         batch_size: of the global batch, over all processes.
         validation: held-out data whose metrics are logged, and returned under ``validation/``.
         seed: of the order of the data, the augmentation and what is random in the network.
         optimizer: see `OptimizerSettings`.
         loop: see `LoopSettings`.
-        workers: loader processes; the result does not depend on their number.
+        workers: loader processes, at most 1 for a stream; the result does not depend on their number.
         folder: run folder for checkpoints and metrics. A run that was stopped goes on from the newest checkpoint.
         cache: folder for decoded pictures.
         described_as: the data in a few words, for the model card.
@@ -56,7 +59,7 @@ def pretrain(
     Raises:
         DataError: the data does not fit the task.
         NonFiniteError: training diverged; the last good checkpoint is kept.
-        CheckpointError: the folder holds another run.
+        CheckpointError: the folder holds another run, or a stream's run by another number of processes.
 
     Example:
         >>> from auxtasks.backbones import convnet
@@ -70,16 +73,10 @@ def pretrain(
         2
     """
     kept = Path(cache) if cache else None
-    records = _prepared(task, data, kept)
+    if isinstance(validation, IterableDataset):
+        raise DataError("validation data is read as a whole: pass a datasets.Dataset, not a stream.")
+    feed, described = _feed(task, data, batch_size, seed, workers, kept)
     held_out = _prepared(task, validation, kept) if validation is not None else None
-    feed: Feed[Any, Any] = Feed(
-        records=records,
-        plan=task.plan(records, batch_size, seed),
-        transform=task.transform,
-        collate=task.collate,
-        seed=seed,
-        workers=workers,
-    )
     optimizer = optimizer or OptimizerSettings()
     # A short run would otherwise end before its warm-up does.
     optimizer = dataclasses.replace(optimizer, warmup_steps=min(optimizer.warmup_steps, steps // 10))
@@ -91,10 +88,34 @@ def pretrain(
         optimizer=optimizer,
         loop=loop,
         folder=Path(folder) if folder else None,
-        identity={"task": type(task).__name__, **task.settings, "data": _fingerprint(records)},
+        identity={"task": type(task).__name__, **task.settings, "data": described},
         provenance={"pretrained_on": f"{task.description} on {described_as or 'unnamed data'}"},
         validate=(lambda: task.evaluate(held_out)) if held_out is not None else None,
     )
+
+
+def _feed(
+    task: AuxTask,
+    data: Dataset | IterableDataset | Records,
+    batch_size: int,
+    seed: int,
+    workers: int,
+    cache: Path | None,
+) -> tuple[BatchSource, str]:
+    """Return where batches come from, and what must be the same for a resume."""
+    if isinstance(data, IterableDataset):
+        stream = task.stream(data, batch_size, seed, workers=workers)
+        return stream, f"{describe_stream(data)}, in blocks of {stream.block_rows} rows"
+    records = _prepared(task, data, cache)
+    feed: Feed[Any, Any] = Feed(
+        records=records,
+        plan=task.plan(records, batch_size, seed),
+        transform=task.transform,
+        collate=task.collate,
+        seed=seed,
+        workers=workers,
+    )
+    return feed, _fingerprint(records)
 
 
 def _prepared(task: AuxTask, data: Dataset | Records, cache: Path | None) -> Records:
@@ -106,4 +127,6 @@ def _prepared(task: AuxTask, data: Dataset | Records, cache: Path | None) -> Rec
 
 
 def _fingerprint(records: Records) -> str:
-    return records.fingerprint if isinstance(records, ImageTable) else f"{len(records)} records"
+    if isinstance(records, ImageTable | SentenceTable):
+        return records.fingerprint
+    return f"{len(records)} records"

@@ -2,110 +2,83 @@
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from datasets import Dataset
+from numpy.typing import NDArray
 
 from auxtasks.backbones import Backbone, build
-from auxtasks.data.align import align_faces
-from auxtasks.data.augment import Augment, with_room
-from auxtasks.data.images import ImageTable, decode_images
+from auxtasks.data.augment import Augment
+from auxtasks.data.corruptions import Mixture
 from auxtasks.data.sources import load_source
-from auxtasks.tasks import FacePairs
+from auxtasks.tasks import FacePairs, ShuffledSentences
 from auxtasks.training.optim import OptimizerSettings
 from auxtasks.training.settings import LoopSettings
-from recipes import config
+from recipes import schema
 from transfer.fewshot import FewShot
 from transfer.finetune import Stage, Tuning
 from transfer.protocol import Protocol
 from transfer.spaces import Metric
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 __all__ = [
-    "PretrainingData",
+    "load_columns",
     "make_backbone",
     "make_few_shot",
     "make_loop",
     "make_optimizer",
-    "make_target",
     "make_task",
-    "read_pretraining_data",
+    "present_classes",
 ]
 
 
-@dataclasses.dataclass(frozen=True)
-class PretrainingData:
-    """The source with its columns checked, and its pictures decoded.
-
-    Attributes:
-        source: rows as they were read; the pairs of a protocol refer to them.
-        table: all readable pictures.
-    """
-
-    source: Dataset
-    table: ImageTable
-
-
-def _load(source: config.Source, *, allow_unlabelled: bool = False) -> Dataset:
+def load_columns(
+    source: schema.Source,
+    columns: Mapping[str, str],
+    *,
+    split: str | None = None,
+    required: Sequence[str] | None = None,
+    allow_unlabelled: bool = False,
+) -> Dataset:
+    """Load a source with its columns checked; `split` instead of the source's own where it is given."""
     assert source.path is not None  # `load_recipe` refuses a source without a path
     builtin = source.path.startswith("builtin:")
     return load_source(
         source.path,
         kind=source.kind,
-        columns={"image": source.image, "label": source.label},
-        required=["image"] if allow_unlabelled else None,
+        columns=columns,
+        required=required,
         allow_unlabelled=allow_unlabelled,
-        split=source.split,
+        split=split or source.split,
         where=source.where,
         options=(source.options or {}) if builtin else source.options,
     )
 
 
-def read_pretraining_data(recipe: config.Recipe, task: FacePairs, cache: Path) -> PretrainingData:
-    """Load what is pretrained on, aligned if the recipe says so, and decode it once."""
-    source = _load(recipe.data, allow_unlabelled=recipe.data.allow_unlabelled)
-    if recipe.data.align is not None:
-        align = recipe.data.align
-        source = align_faces(
-            source,
-            size=(align.size, align.size),
-            cache=cache / "aligned",
-            margin=align.margin,
-            on_missing=align.on_missing,
-        )
-    return PretrainingData(source, task.prepare(source, cache=cache / "pictures"))
+def present_classes(labels: NDArray[np.int64], names: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Number the classes anew without those that a filter left without an item."""
+    present, numbers = np.unique(labels, return_inverse=True)
+    return numbers.astype(np.int64), tuple(names[label] for label in present)
 
 
-def make_target(target: config.Target, backbone: Backbone, cache: Path) -> ImageTable:
-    """Load a target and decode it as the backbone needs it."""
-    height, width = backbone.input.shape[1:]
-    table = decode_images(
-        _load(target),
-        size=with_room((height, width)),
-        channels=backbone.input.shape[0],
-        fit=target.fit,
-        on_error=target.on_error,
-        cache=cache / "pictures",
-    )
-    return _present_classes(table)
-
-
-def _present_classes(table: ImageTable) -> ImageTable:
-    """Number the classes anew without those that a filter left without a picture."""
-    present, labels = np.unique(table.labels, return_inverse=True)
-    names = tuple(table.class_names[label] for label in present)
-    return dataclasses.replace(table, labels=labels.astype(np.int64), class_names=names)
-
-
-def make_backbone(recipe: config.Recipe) -> Backbone:
+def make_backbone(recipe: schema.Recipe, tokenizer: PreTrainedTokenizerBase | None = None) -> Backbone:
     """Build the backbone; its random weights follow from the recipe's seed."""
-    return build(recipe.backbone.name, **{"seed": recipe.seed, **recipe.backbone.arguments})
+    extra: dict[str, object] = {} if tokenizer is None else {"tokenizer": tokenizer}
+    return build(recipe.backbone.name, **{"seed": recipe.seed, **recipe.backbone.arguments, **extra})
 
 
-def make_task(recipe: config.Recipe, backbone: Backbone) -> FacePairs:
+def make_task(recipe: schema.Recipe, backbone: Backbone) -> FacePairs | ShuffledSentences:
     """Build the auxiliary task."""
-    task = recipe.task
+    if isinstance(recipe.task, schema.ShuffledSentences):
+        return _shuffled_sentences(recipe.task, backbone, recipe.seed)
+    return _face_pairs(recipe.task, recipe.data, backbone)
+
+
+def _face_pairs(task: schema.FacePairs, data: schema.Source, backbone: Backbone) -> FacePairs:
     height, width = backbone.input.shape[1:]
     return FacePairs(
         backbone,
@@ -117,12 +90,31 @@ def make_task(recipe: config.Recipe, backbone: Backbone) -> FacePairs:
         single_share=task.single_share,
         favour=task.favour,
         augment=_augment(task.augment, (height, width)),
-        fit=recipe.data.fit,
-        on_error=recipe.data.on_error,
+        fit=data.fit,
+        on_error=data.on_error,
     )
 
 
-def make_optimizer(recipe: config.Recipe) -> OptimizerSettings:
+def _shuffled_sentences(task: schema.ShuffledSentences, backbone: Backbone, seed: int) -> ShuffledSentences:
+    return ShuffledSentences(
+        backbone,
+        losses={str(name): weight for name, weight in task.losses.items()},
+        mixture=_mixture(task),
+        keep_initial=task.keep_initial,
+        most_left_out=task.most_left_out,
+        window=task.window,
+        batch_tokens=task.batch_tokens,
+        seed=seed,
+    )
+
+
+def _mixture(task: schema.ShuffledSentences) -> Mixture:
+    weights = Mixture().weights if task.corruptions is None else {str(kind): w for kind, w in task.corruptions.items()}
+    easy = None if task.easy is None else {str(kind): w for kind, w in task.easy.items()}
+    return Mixture(weights, easy=easy, curriculum_steps=task.curriculum_steps)
+
+
+def make_optimizer(recipe: schema.Recipe) -> OptimizerSettings:
     """Translate the training section."""
     training = recipe.training
     return OptimizerSettings(
@@ -135,7 +127,7 @@ def make_optimizer(recipe: config.Recipe) -> OptimizerSettings:
     )
 
 
-def make_loop(recipe: config.Recipe) -> LoopSettings:
+def make_loop(recipe: schema.Recipe) -> LoopSettings:
     """Translate the training section."""
     training = recipe.training
     return LoopSettings(
@@ -150,13 +142,13 @@ def make_loop(recipe: config.Recipe) -> LoopSettings:
     )
 
 
-def make_few_shot(recipe: config.Recipe, backbone: Backbone) -> FewShot:
-    """Translate the transfer section."""
+def make_few_shot(recipe: schema.Recipe, backbone: Backbone, target: schema.Target | None = None) -> FewShot:
+    """Translate the transfer section, with what a target says otherwise."""
     transfer = recipe.transfer
-    height, width = backbone.input.shape[1:]
+    size = backbone.input.size
     return FewShot(
         protocol=Protocol(
-            shots=tuple(transfer.shots),
+            shots=tuple((target.shots if target else None) or transfer.shots),
             draws=transfer.draws,
             seed=recipe.seed,
             test_per_class=transfer.test_per_class,
@@ -171,14 +163,14 @@ def make_few_shot(recipe: config.Recipe, backbone: Backbone) -> FewShot:
         scratch=_tuning(transfer.scratch),
         tuning_rates=tuple(transfer.tuning.learning_rates),
         scratch_rates=tuple(transfer.scratch.learning_rates),
-        augment=_augment(transfer.augment, (height, width)),
+        augment=_augment(transfer.augment, size) if size else None,
         loop=LoopSettings(
             mixed_precision=transfer.mixed_precision, log_every=20, device=recipe.training.device, show_progress=False
         ),
     )
 
 
-def _tuning(tuning: config.Tuning) -> Tuning:
+def _tuning(tuning: schema.Tuning) -> Tuning:
     return Tuning(
         stages=tuple(Stage(stage.steps, stage.top_layers) for stage in tuning.stages),
         learning_rate=tuning.learning_rates[0],
@@ -188,5 +180,5 @@ def _tuning(tuning: config.Tuning) -> Tuning:
     )
 
 
-def _augment(augment: config.Augment, size: tuple[int, int]) -> Augment:
+def _augment(augment: schema.Augment, size: tuple[int, int]) -> Augment:
     return Augment(size=size, **augment.model_dump())

@@ -1,7 +1,4 @@
-"""What a recipe may say: strict, with all problems at once. Imports no torch, so that the command line starts fast.
-
-Configuration stops here. The packages below take plain arguments; `recipes.build` turns the one into the other.
-"""
+"""Reading recipes: shipped ones and files, overrides, and all problems at once. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,12 +8,13 @@ from collections.abc import Hashable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 
 from auxtasks.errors import RecipeError
+from recipes.schema import Recipe
 
 __all__ = [
     "Recipe",
@@ -26,217 +24,6 @@ __all__ = [
     "recipe_summary",
     "recipe_text",
 ]
-
-Positive = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-PoolName = Literal["auto", "mean", "max", "grid", "flatten", "token"]
-ArmName = Literal["scratch", "untrained", "raw", "frozen", "finetuned"]
-
-
-class _Strict(BaseModel):
-    """Unknown keys are errors, a string is no number, and neither is infinity."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class Source(_Strict):
-    """Where pictures come from."""
-
-    path: str | None = Field(default=None, description="a folder, a file, a Hub name, or builtin:NAME")
-    kind: Literal["auto", "folder", "parquet", "csv", "json", "hub", "builtin"] = "auto"
-    image: str = Field(default="image", description="the column of pictures")
-    label: str = Field(default="label", description="the column that says who or what is shown")
-    where: dict[str, str | int | float | bool] | None = Field(default=None, description="keep rows with these values")
-    split: str | None = None
-    options: dict[str, str | int | float | bool] | None = Field(default=None, description="arguments of a built-in")
-    fit: Literal["stretch", "crop", "pad"] = "stretch"
-    on_error: Literal["raise", "skip"] = Field(default="raise", description="what to do about an unreadable picture")
-
-
-class Alignment(_Strict):
-    """Detect and align faces once, before anything else."""
-
-    size: Positive = 160
-    margin: Share = 0.2
-    on_missing: Literal["keep", "skip", "raise"] = "keep"
-
-
-class Data(Source):
-    """What is pretrained on."""
-
-    holdout: Share = Field(default=0.1, description="share of the people kept out of training, for validation")
-    align: Alignment | None = None
-    allow_unlabelled: bool = False
-
-
-class Backbone(_Strict):
-    """What is pretrained."""
-
-    name: str = "convnet"
-    arguments: dict[str, JsonValue] = Field(
-        default_factory=dict, description="of its builder in auxtasks.backbones, such as size"
-    )
-
-
-class Augment(_Strict):
-    """See `auxtasks.data.augment.Augment`."""
-
-    shift: Share = 0.1
-    scale: Share = 0.18
-    stretch: Share = 0.0
-    rotate: Annotated[float, Field(ge=0, le=180)] = 11.0
-    flip: Share = 0.5
-    gamma: Share = 0.3
-    gradient: Share = 0.3
-    blur: Share = 0.3
-    erase: Share = 0.3
-
-
-class FacePairs(_Strict):
-    """See `auxtasks.tasks.FacePairs`."""
-
-    name: Literal["face_pairs"] = "face_pairs"
-    loss: Literal["logistic", "contrastive", "triplet"] = "logistic"
-    photos: Annotated[int, Field(ge=2)] = 4
-    hardness: Annotated[float, Field(ge=0)] = 0.0
-    margin: Annotated[float, Field(gt=0)] | None = None
-    scale: Annotated[float, Field(gt=0)] = 10.0
-    single_share: Share = 0.0
-    favour: Share = 0.0
-    augment: Augment = Augment()
-
-
-class Training(_Strict):
-    """How the backbone is pretrained. Steps, not minutes: minutes are reported."""
-
-    steps: Positive = 1000
-    batch_size: Positive = Field(default=128, description="of the global batch, over all processes")
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    warmup_steps: NotNegative = 100
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    clip_norm: Annotated[float, Field(gt=0)] | None = 5.0
-    accumulation: Positive = 1
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    device: Literal["auto", "cpu"] = "auto"
-    workers: NotNegative = 1
-    log_every: NotNegative = 50
-    validate_every: NotNegative = 0
-    checkpoint_every: NotNegative = 500
-    keep_checkpoints: Positive = 2
-    trackers: list[str] = Field(default_factory=list, description="names that Accelerate knows, such as tensorboard")
-
-
-class Verification(_Strict):
-    """Pairs of people that were never trained on, scored after pretraining."""
-
-    pairs: str = Field(description="a file of pairs; a relative path is looked up beside data.path")
-    protocol: str | None = None
-    key: str = Field(default="file", description="the column of data that the pairs refer to")
-    mirror: bool = True
-
-
-class Stage(_Strict):
-    """A stretch of fine-tuning: how many layers below the head train, null for all."""
-
-    steps: Positive
-    top_layers: NotNegative | None = None
-
-
-class Tuning(_Strict):
-    """How a network is trained on the few labels."""
-
-    stages: list[Stage] = Field(default_factory=lambda: [Stage(steps=40, top_layers=1), Stage(steps=60)], min_length=1)
-    learning_rates: list[Annotated[float, Field(gt=0)]] = Field(
-        default_factory=lambda: [5e-4], min_length=1, description="the first is the default, more are searched"
-    )
-    depth_decay: Annotated[float, Field(gt=0, le=1)] = 0.7
-    batch_size: Positive = 64
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
-
-    @property
-    def steps(self) -> int:
-        """Steps of all stages."""
-        return sum(stage.steps for stage in self.stages)
-
-
-class Head(_Strict):
-    """A classifier on frozen features."""
-
-    name: Literal["prototype", "ridge", "logistic", "neighbors"]
-    options: dict[str, str | int | float | bool] = Field(default_factory=dict)
-
-
-class Discriminants(_Strict):
-    """Directions that tell pretraining identities apart, as further spaces for the heads."""
-
-    components: Positive = 256
-    shrinkage: Annotated[float, Field(gt=0)] = 1.0
-
-
-def _default_heads() -> list[Head]:
-    return [
-        Head(name="prototype"),
-        Head(name="prototype", options={"center": True}),
-        Head(name="ridge", options={"alpha": 1.0, "scaling": "l2"}),
-        Head(name="logistic", options={"C": 10.0, "scaling": "rms"}),
-    ]
-
-
-class Transfer(_Strict):
-    """How the backbone is reused and evaluated; the same for all targets."""
-
-    shots: list[Positive] = Field(default_factory=lambda: [1, 5], min_length=1)
-    draws: Positive = 10
-    test_per_class: Positive | None = None
-    arms: Annotated[list[ArmName], Field(min_length=1)] = ["scratch", "untrained", "raw", "frozen", "finetuned"]
-    claim: ArmName = "frozen"
-    layers: dict[str, PoolName] | None = Field(default=None, description="layers to choose from; null takes all")
-    heads: list[Head] = Field(default_factory=_default_heads, min_length=1)
-    discriminants: Discriminants | None = Discriminants()
-    mirror: bool = False
-    tuning: Tuning = Field(default_factory=Tuning)
-    scratch: Tuning = Field(default_factory=lambda: Tuning(stages=[Stage(steps=100)], learning_rates=[2e-3]))
-    augment: Augment = Augment()
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    on_leak: Literal["raise", "report"] = "raise"
-
-    @model_validator(mode="after")
-    def _check(self) -> Transfer:
-        if self.claim not in self.arms:
-            raise ValueError(f'claim: the claimed arm "{self.claim}" is not among arms: {", ".join(self.arms)}')
-        if sorted(set(self.shots)) != self.shots:
-            raise ValueError(f"shots: different numbers in rising order, found {self.shots}")
-        if self.tuning.steps != self.scratch.steps or len(self.tuning.learning_rates) != len(
-            self.scratch.learning_rates
-        ):
-            raise ValueError(
-                f"scratch: needs the same budget as tuning: {self.tuning.steps} steps and "
-                f"{len(self.tuning.learning_rates)} learning rates, found {self.scratch.steps} and "
-                f"{len(self.scratch.learning_rates)}"
-            )
-        return self
-
-
-class Target(Source):
-    """A data set with few labels."""
-
-
-class Recipe(_Strict):
-    """A whole run: pretrain, verify, reuse, evaluate, report."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    description: str = ""
-    seed: NotNegative = 0
-    data: Data
-    backbone: Backbone = Backbone()
-    task: FacePairs = FacePairs()
-    training: Training = Training()
-    verification: Verification | None = None
-    transfer: Transfer = Field(default_factory=Transfer)
-    targets: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")], Target] = Field(default_factory=dict)
 
 
 def recipe_names() -> list[str]:
@@ -290,22 +77,33 @@ def load_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         problem = _apply_override(value, override)
         problems += [problem] if problem else []
-    if isinstance(value.get("targets"), dict | None):
-        value["targets"] = {name: target for name, target in (value.get("targets") or {}).items() if target is not None}
+    for group in ("targets", "minimal_pairs"):
+        if isinstance(value.get(group), dict | None):
+            value[group] = {name: entry for name, entry in (value.get(group) or {}).items() if entry is not None}
     try:
         recipe = Recipe.model_validate(value)
     except ValidationError as error:
         # A value that fits none of several types is an error for each of them, described alike: said once.
-        raise RecipeError([*problems, *dict.fromkeys(_describe(entry) for entry in error.errors())]) from error
+        described = [line for entry in error.errors() for line in _describe(entry).splitlines()]
+        raise RecipeError([*problems, *dict.fromkeys(described)]) from error
     problems += [
         f"{key}: not given. Name a data set with {key}=PATH"
-        + (f", or leave the target out with {key.removesuffix('.path')}=null" if key.startswith("targets.") else "")
-        for key, source in [("data.path", recipe.data), *((f"targets.{n}.path", t) for n, t in recipe.targets.items())]
-        if source.path is None
+        + ("" if key == "data.path" else f", or leave it out with {key.removesuffix('.path')}=null")
+        for key, path in _paths(recipe).items()
+        if path is None
     ]
     if problems:
         raise RecipeError(problems)
     return recipe
+
+
+def _paths(recipe: Recipe) -> dict[str, str | None]:
+    """Return the data sets that a recipe needs, by dotted key."""
+    return {
+        "data.path": recipe.data.path,
+        **{f"targets.{name}.path": target.path for name, target in recipe.targets.items()},
+        **{f"minimal_pairs.{name}.path": pairs.path for name, pairs in recipe.minimal_pairs.items()},
+    }
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -363,6 +161,8 @@ def _apply_override(value: dict[str, Any], override: str) -> str | None:
     return None
 
 
+_TAGS = {("task", "face_pairs"), ("task", "shuffled_sentences")}
+
 # What pydantic adds to a place for each type that a value may have, and how it names that type in an error.
 _SCALARS = {"str": "string", "int": "int", "float": "float", "bool": "bool"}
 
@@ -370,7 +170,9 @@ _SCALARS = {"str": "string", "int": "int", "float": "float", "bool": "bool"}
 def _describe(entry: Mapping[str, Any]) -> str:
     """Turn pydantic's error into: dotted key, what was found, what is allowed, did you mean."""
     place, kind = entry["loc"], entry["type"]
-    key = ".".join(str(step) for step in place) or "recipe"
+    # What a union's members are told apart by is a step to pydantic, but none to who wrote the recipe.
+    key = ".".join(str(step) for step, above in zip(place, ["", *place], strict=False) if (above, step) not in _TAGS)
+    key = key.removesuffix(".[key]") or "recipe"
     if kind == "extra_forbidden":
         allowed = sorted(_fields_at(place[:-1]))
         close = difflib.get_close_matches(str(place[-1]), allowed, n=1)
@@ -383,8 +185,14 @@ def _describe(entry: Mapping[str, Any]) -> str:
         return f"{'.'.join(map(str, place[:-1]))}: must be a text, a number or true or false, found {found!r}."
     if kind in ("model_type", "dict_type"):
         return f"{key}: must be a group of keys, found {found!r}."
-    if kind == "value_error":  # of a validator here, whose message begins with a key
-        return f"{key}.{entry['msg'].removeprefix('Value error, ')}."
+    if kind == "value_error":  # of a validator here, whose lines begin with keys
+        above = f"{key}." if place else ""
+        return "\n".join(f"{above}{line}." for line in entry["msg"].removeprefix("Value error, ").splitlines())
+    if kind == "union_tag_invalid":
+        allowed = re.findall(r"'([^']*)'", entry["ctx"]["expected_tags"])
+        close = difflib.get_close_matches(str(entry["ctx"]["tag"]), allowed, n=1)
+        hint = f' Did you mean "{close[0]}"?' if close else ""
+        return f"{key}.name: must be {' or '.join(allowed)}, found {entry['ctx']['tag']!r}.{hint}"
     message, hint = entry["msg"], ""
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", message)
@@ -407,14 +215,20 @@ def _type_inside(annotation: Any, step: str | int) -> Any:
     for option in _options(annotation):
         if get_origin(option) in (dict, list):
             return get_args(option)[-1]
+        if _is_model(option) and step in get_args(getattr(option.model_fields.get("name"), "annotation", None)):
+            return option  # the step is what tells this member of a union from the others
         if _is_model(option) and step in option.model_fields:
             return option.model_fields[step].annotation
     return None
 
 
 def _options(annotation: Any) -> tuple[Any, ...]:
-    """Return the types in ``Model | None``; any other type alone."""
-    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    """Return the types in ``Model | None``, without their annotations; any other type alone."""
+    if get_origin(annotation) is Annotated:
+        return _options(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(option for part in get_args(annotation) for option in _options(part))
+    return (annotation,)
 
 
 def _is_model(annotation: Any) -> bool:

@@ -12,7 +12,8 @@ from typing import Any
 
 from auxtasks.checkpoint import read_json, write_json, write_text_atomically
 from auxtasks.errors import CheckpointError
-from recipes.config import Recipe, dump_recipe, load_recipe
+from recipes.config import dump_recipe, load_recipe
+from recipes.schema import Recipe
 
 __all__ = ["RunFolder", "cache_folder"]
 

@@ -2,58 +2,69 @@
 
 from __future__ import annotations
 
-import dataclasses
 import resource
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch.distributed as dist
 from accelerate import PartialState
 
 from auxtasks.backbones import Backbone
+from auxtasks.checkpoint import atomic_folder
 from auxtasks.data.decoding import Fit
-from auxtasks.data.images import ImageTable
-from auxtasks.data.pairs import hold_out, load_pairs, refuse_trained_people
+from auxtasks.data.texts import TextTable
+from auxtasks.data.tokenizers import load_tokenizer, train_tokenizer
 from auxtasks.errors import TrainingError, TransferError
+from auxtasks.features.batches import Table, item_noun
 from auxtasks.features.cache import FeatureCache, feature_bytes
 from auxtasks.pretrain import pretrain
-from auxtasks.tasks import FacePairs
-from auxtasks.tasks.verification import held_out_threshold, verify
+from auxtasks.tasks import ShuffledSentences
 from auxtasks.training.processes import join_processes
 from recipes import build
-from recipes.config import Recipe, load_recipe
+from recipes.config import load_recipe
+from recipes.faces import FacePretraining
 from recipes.folder import RunFolder, cache_folder
+from recipes.schema import Recipe
+from recipes.sentences import SentencePretraining, corpus_texts
+from recipes.target_data import Pretraining
 from transfer.choices import cross_validated
 from transfer.discriminants import base_layer
 from transfer.fewshot import FewShot, Outcome, evaluate_target
-from transfer.leaks import find_leaks
 from transfer.model import TargetModel
 from transfer.report import Report, build_report, read_report, write_report
-from transfer.spaces import Pretrained, default_pools
+from transfer.spaces import default_pools
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["pretrain_recipe", "run_recipe", "transfer_recipe", "transfer_run"]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Pretraining:
-    """The data of a run's pretraining, split by people."""
+def read_pretraining(recipe: Recipe, backbone: Backbone) -> Pretraining:
+    """Load the data of a run's pretraining, with the task that is trained on it."""
+    task = build.make_task(recipe, backbone)
+    if isinstance(task, ShuffledSentences):
+        return SentencePretraining.read(recipe, task)
+    return FacePretraining.read(recipe, task)
 
-    data: build.PretrainingData
-    trained: ImageTable
-    held_out: ImageTable
 
-    @classmethod
-    def read(cls, recipe: Recipe, task: FacePairs) -> _Pretraining:
-        data = build.read_pretraining_data(recipe, task, cache_folder())
-        trained, held_out = hold_out(data.table.labels, recipe.data.holdout, recipe.seed)
-        return cls(data, data.table.subset(trained), data.table.subset(held_out))
-
-    def trained_names(self) -> set[str]:
-        labels = self.trained.labels
-        return {self.trained.class_names[label] for label in np.unique(labels[labels >= 0])}
+def _tokenizer(recipe: Recipe, folder: RunFolder) -> PreTrainedTokenizerBase | None:
+    """Load the recipe's tokenizer, or train it once and keep it in the run's folder."""
+    wanted = recipe.tokenizer
+    if wanted is None:
+        return None
+    if wanted.name is not None:
+        return load_tokenizer(wanted.name)
+    place = folder.place / "tokenizer"
+    if not place.is_dir():
+        trained = train_tokenizer(corpus_texts(recipe), kind=wanted.kind, size=wanted.size, lowercase=wanted.lowercase)
+        with atomic_folder(place) as temporary:
+            trained.save_pretrained(temporary)
+    return load_tokenizer(place)
 
 
 def run_recipe(recipe: Recipe, place: Path, processes: int = 1) -> Report | None:
@@ -110,22 +121,21 @@ def pretrain_recipe(recipe: Recipe, place: Path) -> None:
     if folder.finished_pretraining():
         _leave()
         return
-    task = build.make_task(recipe, build.make_backbone(recipe))
-    with state.main_process_first():  # the first process decodes, the others find the result
-        split = _Pretraining.read(recipe, task)
+    with state.main_process_first():  # the first process reads and decodes, the others find the result
+        data = read_pretraining(recipe, build.make_backbone(recipe, _tokenizer(recipe, folder)))
     training = recipe.training
     result = pretrain(
-        task,
-        split.trained,
+        data.task,
+        data.trained,
         steps=training.steps,
         batch_size=training.batch_size,
-        validation=split.held_out if len(split.held_out) else None,
+        validation=data.held_out if len(data.held_out) else None,
         seed=recipe.seed,
         optimizer=build.make_optimizer(recipe),
         loop=build.make_loop(recipe),
         workers=training.workers,
         folder=place,
-        described_as=f"{len(split.trained):,} pictures of {recipe.data.path}",
+        described_as=data.described,
     )
     if state.is_main_process:
         metrics = {
@@ -133,16 +143,14 @@ def pretrain_recipe(recipe: Recipe, place: Path) -> None:
             for name, value in result.metrics.items()
             if np.isfinite(value) and name not in ("samples_per_second", "data_wait_share")  # these are its cost
         }
-        metrics |= _verify(recipe, folder, task.backbone, split)
+        metrics |= data.evaluate(folder)
         cost = {
             "seconds": round(result.seconds, 1),
             "samples_per_second": round(result.samples_per_second, 1),
+            "data_wait_share": round(result.metrics.get("data_wait_share", 0.0), 4),
             "peak_memory_bytes": peak_memory(),
         }
-        notes = (
-            [f"{len(split.data.table.skipped)} unreadable pictures were skipped."] if split.data.table.skipped else []
-        )
-        folder.finish_pretraining({"metrics": metrics, "cost": cost, "notes": notes})
+        folder.finish_pretraining({"metrics": metrics, "cost": cost, "notes": data.notes})
     _leave()
 
 
@@ -152,27 +160,6 @@ def _leave() -> None:
         # Without a barrier before it, tearing down gloo aborted 3 of 17 launches.
         dist.barrier()
         dist.destroy_process_group()
-
-
-def _verify(recipe: Recipe, folder: RunFolder, backbone: Backbone, split: _Pretraining) -> dict[str, float]:
-    """Score the recipe's pairs; the threshold comes from the held-out people."""
-    if recipe.verification is None or recipe.data.path is None:
-        return {}
-    wanted = recipe.verification
-    path = Path(wanted.pairs)
-    if not path.is_absolute():
-        path = Path(recipe.data.path).parent / path
-    everyone = recipe.model_copy(update={"data": recipe.data.model_copy(update={"where": None})})
-    task = build.make_task(recipe, backbone)
-    data = build.read_pretraining_data(everyone, task, cache_folder())
-    pairs = load_pairs(path, data.source, key=wanted.key, protocol=wanted.protocol)
-    names = data.source.features["label"].names
-    people = {names[label] for label in np.unique(np.asarray(data.source["label"])[pairs.rows])}
-    refuse_trained_people(people, split.trained_names())
-    threshold = held_out_threshold(backbone, split.held_out, seed=recipe.seed, mirror=wanted.mirror)
-    folder.log_opening({"target": "verification", "pairs": len(pairs), "threshold": threshold, "file": str(path)})
-    found = verify(backbone, data.table, pairs, threshold=threshold, mirror=wanted.mirror)
-    return {f"verification/{name}": value for name, value in found.items()}
 
 
 def transfer_run(run: Path, overrides: Sequence[str], out: Path | None) -> Path:
@@ -201,6 +188,7 @@ def _refuse_another_pretraining(written: Recipe, asked: Recipe, run: Path) -> No
         "seed": (written.seed, asked.seed),
         "data": (written.data, moved),
         "backbone": (written.backbone, asked.backbone),
+        "tokenizer": (written.tokenizer, asked.tokenizer),
         "task": (written.task, asked.task),
     }
     changed = [key for key, (there, here) in pairs.items() if there != here]
@@ -231,28 +219,31 @@ def transfer_recipe(recipe: Recipe, place: Path, *, pretrained: Path | None = No
         raise TransferError("the recipe names no target. Add one with targets.NAME.path=PATH.")
     origin = RunFolder(pretrained or place)
     backbone = Backbone.from_pretrained(origin.backbone())
-    split = _Pretraining.read(recipe, build.make_task(recipe, backbone))
-    settings = build.make_few_shot(recipe, backbone)
+    data = read_pretraining(recipe, backbone)
     cache = FeatureCache(cache_folder() / "features")
-    pretrained_data = Pretrained(split.trained, split.held_out)
     outcomes: dict[str, Outcome] = {}
     notes: list[str] = []
     for name, target in recipe.targets.items():
-        table = build.make_target(target, backbone, cache_folder())
-        notes += _describe_target(name, table, backbone, settings)
-        notes += _check_leaks(name, split, table, recipe.transfer.on_leak)
+        settings = build.make_few_shot(recipe, backbone, target)
+        loaded = data.target(name, target, backbone)
+        _announce(name, loaded.table, backbone, settings)
+        notes += [*loaded.notes, *data.leaks(name, loaded)]
         outcomes[name] = evaluate_target(
             backbone,
-            table,
+            loaded.table,
             settings,
             seed=recipe.seed,
             name=name,
+            test=loaded.test,
+            metric=target.metric,
             cache=cache,
-            pretrained=pretrained_data,
+            pretrained=data.reusable,
             open_test=folder.log_opening,
         )
         notes += outcomes[name].notes
-        _target_model(backbone, table, settings, outcomes[name], recipe.seed, target.fit).save(folder.model(name))
+        _target_model(backbone, loaded.table, settings, outcomes[name], recipe.seed, target.fit).save(
+            folder.model(name)
+        )
     finished = origin.finished_pretraining()
     if finished is None:
         finished = {"metrics": {}, "cost": {}, "notes": ["The backbone is of a pretraining that was not finished."]}
@@ -262,7 +253,7 @@ def transfer_recipe(recipe: Recipe, place: Path, *, pretrained: Path | None = No
         {name: outcome.results for name, outcome in outcomes.items()},
         pretrain=finished["metrics"],
         cost={**finished["cost"], "peak_memory_bytes": peak_memory()},
-        claim=f"{settings.claim}, settled in the recipe",
+        claim=f"{recipe.transfer.claim}, settled in the recipe",
         notes=[*finished["notes"], *notes],
         inputs={"data": recipe.data.path, **{name: target.path for name, target in recipe.targets.items()}},
     )
@@ -270,42 +261,18 @@ def transfer_recipe(recipe: Recipe, place: Path, *, pretrained: Path | None = No
     return report
 
 
-def _describe_target(name: str, table: ImageTable, backbone: Backbone, settings: FewShot) -> list[str]:
+def _announce(name: str, table: Table, backbone: Backbone, settings: FewShot) -> None:
+    """Say what is about to be computed, and how large it is."""
     layers = dict(settings.layers or default_pools(backbone))
     size = feature_bytes(backbone, table, layers)
-    print(f"{name}: {len(table):,} pictures, {len(layers)} layers: {size / 1e6:,.1f} MB of features", file=sys.stderr)
-    height, width = backbone.input.shape[1:]
-    skipped = [f"{name}: {len(table.skipped)} unreadable pictures were skipped."] if table.skipped else []
-    kind = "grey" if backbone.input.channels == 1 else "colour"
-    return [
-        f"{name}: pictures were resized to {height} x {width} pixels, {kind}, as the backbone takes them.",
-        *skipped,
-    ]
-
-
-def _check_leaks(name: str, split: _Pretraining, table: ImageTable, on_leak: str) -> list[str]:
-    """Look for pictures and people that pretraining and the target share."""
-    everyone = split.data.table
-    # "0" of two data sets is not one person: numbers are no names.
-    ours = _names(everyone.class_names[label] for label in np.unique(everyone.labels[everyone.labels >= 0]))
-    theirs = _names(table.class_names)
-    leaks = find_leaks(
-        everyone.pixels,
-        table.pixels,
-        pretraining_names=ours or None,
-        target_names=theirs or None,
+    print(
+        f"{name}: {len(table):,} {item_noun(table)}, {len(layers)} layers: {size / 1e6:,.1f} MB of features",
+        file=sys.stderr,
     )
-    if on_leak == "raise":
-        leaks.raise_if_any()
-    return [f"{name}: {line}" for line in leaks.describe().splitlines()]
-
-
-def _names(labels: Iterable[str]) -> list[str]:
-    return [label for label in labels if not label.isdigit()]
 
 
 def _target_model(
-    backbone: Backbone, table: ImageTable, settings: FewShot, outcome: Outcome, seed: int, fit: Fit
+    backbone: Backbone, table: Table, settings: FewShot, outcome: Outcome, seed: int, fit: Fit
 ) -> TargetModel:
     """Fit the model that the user takes away, on all labels."""
     layers = dict(settings.layers or default_pools(backbone))
@@ -314,7 +281,7 @@ def _target_model(
     chosen = cross_validated(features, table.labels, outcome.ranked[most], seed)
     layer = base_layer(chosen.layer)
     head = chosen.build().fit(features[chosen.layer], table.labels, len(table.class_names))
-    height, width = table.pixels.shape[1:3]
+    decoded = None if isinstance(table, TextTable) else (table.pixels.shape[1], table.pixels.shape[2])
     return TargetModel(
         backbone=backbone,
         layer=layer,
@@ -322,11 +289,12 @@ def _target_model(
         mirror=settings.mirror,
         head=head,
         class_names=table.class_names,
-        decoded_size=(height, width),
+        decoded_size=decoded,
         fit=fit,
         discriminants=outcome.spaces.discriminants[layer] if layer != chosen.layer else None,
         facts={
-            "fitted on": f"all {len(table)} labelled pictures; the report's scores are for {most} and fewer a class",
+            "fitted on": f"all {len(table)} labelled {item_noun(table)}; the report's scores are for {most} and fewer "
+            "a class",
             "head": chosen.head,
             "backbone": str(backbone.provenance.get("pretrained_on", "random weights")),
         },

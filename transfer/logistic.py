@@ -12,7 +12,7 @@ import warnings
 import numpy as np
 import scipy.linalg
 from scipy.optimize import minimize
-from scipy.special import log_expit, logsumexp
+from scipy.special import log_expit
 from sklearn.exceptions import ConvergenceWarning
 
 from transfer.head import FloatArray, IntArray
@@ -69,9 +69,12 @@ def fit_logistic(
             log_right = log_expit(signs * scores[:, 0])
             slope = (-signs * -np.expm1(log_right))[:, None]
         else:
-            log_all = scores - logsumexp(scores, axis=1, keepdims=True)
-            log_right = log_all[items, labels]
-            slope = np.exp(log_all)
+            # By hand: SciPy's logsumexp and softmax take longer than the products of matrices here.
+            scores -= scores.max(axis=1, keepdims=True)
+            slope = np.exp(scores)
+            total = slope.sum(axis=1, keepdims=True)
+            log_right = scores[items, labels] - np.log(total[:, 0])
+            slope /= total
             slope[items, labels] -= 1
         plain = v[:, :-1] * shrink
         gradient = np.empty_like(v)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from auxtasks.errors import LayerError, did_you_mean
 
 __all__ = ["GRID", "Pool", "pool_layer"]
 
-Pool = Literal["none", "auto", "mean", "max", "grid", "flatten", "token"]
+Pool = Literal["none", "auto", "mean", "max", "mean_max", "grid", "flatten", "token"]
 
 GRID = 3  # cells a side of pool="grid": coarse enough to be small, fine enough to tell eyes from mouth
 
@@ -23,8 +24,9 @@ def pool_layer(output: Tensor | TextState, pool: Pool, prefix_tokens: int = 0) -
     Args:
         output: (B, C, H, W) image layer, (B, T, D) tokens, (B, D), or a `TextState`, whose padding counts for nothing.
         pool: ``"none"`` leaves the shape (of a text, all hidden states, padding included); ``"mean"`` and ``"max"`` run
-            over positions; ``"grid"`` averages within 3 x 3 cells and keeps where things are; ``"flatten"`` keeps every
-            value; ``"token"`` takes the first token; ``"auto"`` is the mean of positions. Vectors stay as they are.
+            over positions, ``"mean_max"`` puts both side by side; ``"grid"`` averages within 3 x 3 cells and keeps
+            where things are; ``"flatten"`` keeps every value; ``"token"`` takes the first token; ``"auto"`` is the mean
+            of positions. Vectors stay as they are.
         prefix_tokens: leading tokens (class, registers) that are no positions; ``"mean"``, ``"max"`` leave them out.
 
     Returns:
@@ -56,6 +58,8 @@ def pool_layer(output: Tensor | TextState, pool: Pool, prefix_tokens: int = 0) -
             raise LayerError(f'pool="grid" needs an image layer (B, C, H, W); this layer gives {tuple(output.shape)}.')
         return F.adaptive_avg_pool2d(output, GRID).flatten(1)
     positions = output.flatten(2) if output.ndim == 4 else output[:, prefix_tokens:].transpose(1, 2)
+    if pool == "mean_max":
+        return torch.cat([positions.mean(dim=2), positions.amax(dim=2)], dim=1)
     return positions.amax(dim=2) if pool == "max" else positions.mean(dim=2)
 
 
@@ -66,6 +70,8 @@ def _pool_text(state: TextState, pool: Pool) -> Tensor:
         return hidden
     if pool in ("auto", "mean"):
         return (hidden * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
+    if pool == "mean_max":
+        return torch.cat([_pool_text(state, "mean"), _pool_text(state, "max")], dim=1)
     if pool == "max":
         return hidden.masked_fill(~real, float("-inf")).amax(dim=1)
     if pool == "token":

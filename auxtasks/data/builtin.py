@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from auxtasks.data.array_datasets import image_dataset, table_dataset
-from auxtasks.data.builtin_sentences import sentence_topics, sentences
+from auxtasks.data.builtin_sentences import sentence_order, sentence_topics, sentences
 from auxtasks.data.drawn_faces import drawn_faces
 from auxtasks.errors import DataError, did_you_mean
 
@@ -83,6 +83,7 @@ BUILTINS: Final[Mapping[str, Builtin]] = MappingProxyType(
             {"people": int, "photos": int, "size": int, "seed": int, "first_person": int, "channels": int},
         ),
         "features": Builtin(features, {"name": str}),
+        "sentence_order": Builtin(sentence_order, {"limit": int, "part": int}),
         "sentence_topics": Builtin(sentence_topics, {"limit": int, "part": int}),
         "sentences": Builtin(sentences, {"limit": int, "packages": str, "part": int}),
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import inspect
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,12 +18,15 @@ from types import MappingProxyType
 from typing import Final
 
 import datasets
+import numpy as np
 import pyarrow as pa
 
 from auxtasks.data.array_datasets import table_dataset
+from auxtasks.data.corruptions import swap
 from auxtasks.errors import DataError, did_you_mean
+from auxtasks.seeding import generator
 
-__all__ = ["PACKAGES", "TOPICS", "prose_sentences", "sentence_topics", "sentences"]
+__all__ = ["PACKAGES", "TOPICS", "prose_sentences", "sentence_order", "sentence_topics", "sentences"]
 
 PACKAGES: Final = (
     "datasets",
@@ -53,6 +57,7 @@ _SKIPPED_FOLDERS: Final = frozenset({"tests", "test", "testing", "_vendor", "ext
 _PARAGRAPH: Final = re.compile(r"\n\s*\n")
 # A new item, directive or line of code starts a block of its own within a paragraph.
 _NEW_BLOCK: Final = re.compile(r"(?:[-*+•]\s|\d+[.)]\s|:\w|\.\.\s|>>>|@|\|)")
+_BULLET: Final = re.compile(r"(?:[-*+•]|\d+[.)])\s+")
 _UNDERLINE: Final = re.compile(r"([=\-~^\"#*+])\1{2,}$")
 _SENTENCE_END: Final = re.compile(r"(?<=[.!?])\s+(?=[A-Z])")
 # What ends in a point without ending a sentence.
@@ -88,7 +93,7 @@ def sentences(limit: int = 0, packages: str = "", part: int = -1) -> datasets.Da
         >>> len(some), some.column_names, set(some["source"])
         (100, ['text', 'source'], {'numpy'})
     """
-    _check_limit(limit)
+    _check_options(limit, part)
     found = _in_part(_read_all(_chosen_packages(packages)), part)
     rows = [(text, sources[0]) for text, sources in found.items()]
     rows = [rows[place] for place in _spread(len(rows), limit)]
@@ -110,7 +115,7 @@ def sentence_topics(limit: int = 0, part: int = -1) -> datasets.Dataset:
     Raises:
         DataError: a package is not installed, or an option is out of range.
     """
-    _check_limit(limit)
+    _check_options(limit, part)
     topic_of = {package: topic for topic, packages in TOPICS.items() for package in packages}
     rows: dict[str, list[tuple[str, str]]] = {topic: [] for topic in TOPICS}
     for text, sources in _in_part(_read_all(_chosen_packages(",".join(sorted(topic_of)))), part).items():
@@ -134,6 +139,43 @@ def sentence_topics(limit: int = 0, part: int = -1) -> datasets.Dataset:
     return table_dataset({**arrays, "source": pa.array(names, pa.string())}, columns)
 
 
+def sentence_order(limit: int = 0, part: int = -1) -> datasets.Dataset:
+    """Return sentences of which every second has two neighbouring words swapped: columns ``text`` and ``label``.
+
+    The classes are ``in order`` and ``swapped``; no sentence is in both. First word and closing punctuation stay, so
+    that capitals and points tell nothing. It is the task of shuffled sentences itself, with labels: the closest target
+    there is, and no evidence that pretraining on it helps with another.
+
+    Args:
+        limit: most sentences of a class, spread evenly; 0 for all.
+        part: as for `sentence_topics`.
+
+    Raises:
+        DataError: a package is not installed, or an option is out of range.
+
+    Reference:
+        Conneau et al., "What you can cram into a single vector", ACL 2018, whose task BShift it is.
+    """
+    _check_options(limit, part)
+    found = list(_in_part(_read_all(_chosen_packages("")), part))
+    kept = [found[place] for place in _spread(len(found), 2 * limit)]
+    texts = [text if place % 2 == 0 else _with_a_swap(text, place) for place, text in enumerate(kept)]
+    columns = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["in order", "swapped"])}
+    )
+    labels = pa.array([place % 2 for place in range(len(kept))], pa.int64())
+    return table_dataset({"text": pa.array(texts, pa.string()), "label": labels}, columns)
+
+
+def _with_a_swap(sentence: str, place: int) -> str:
+    """Swap two neighbours between the first word and the closing punctuation, always the same of a place."""
+    first, *inner = sentence.rstrip(".!?").split()
+    moved = swap(np.array(inner), generator(0, "sentence order", index=place), lambda _rng, _count: np.array(inner[:0]))
+    if moved is None:  # all words between are one: rare enough to stay as it is
+        return sentence
+    return " ".join([first, *moved.words.tolist()]) + sentence[len(sentence.rstrip(".!?")) :]
+
+
 def prose_sentences(docstring: str) -> list[str]:
     """Return the sentences of a docstring that are prose: no code, list of parameters, heading or formula.
 
@@ -151,7 +193,9 @@ def prose_sentences(docstring: str) -> list[str]:
         ... ''')
         ['Sort the rows by a key.', 'The order of equal rows is kept, e.g. for a stable result.']
     """
-    return [sentence for block in _blocks(docstring) for sentence in _split(block) if _is_prose(sentence)]
+    return [
+        sentence for block in _blocks(inspect.cleandoc(docstring)) for sentence in _split(block) if _is_prose(sentence)
+    ]
 
 
 def _blocks(docstring: str) -> Iterator[str]:
@@ -171,7 +215,8 @@ def _blocks(docstring: str) -> Iterator[str]:
             if block and (_NEW_BLOCK.match(words) or moved):
                 yield " ".join(" ".join(block).split())
                 block = []
-            indent = len(line) - len(words)
+            words = _BULLET.sub("", words)
+            indent = len(line) - len(words)  # after its mark an item goes on below its text
             block.append(words)
         if block:
             yield " ".join(" ".join(block).split())
@@ -228,7 +273,7 @@ def _docstrings(source: bytes) -> Iterator[str]:
     while pending:
         node = pending.pop()
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            docstring = ast.get_docstring(node)
+            docstring = ast.get_docstring(node, clean=False)
             if docstring:
                 yield docstring
             # Definitions only are looked into: expressions, most of a tree, hold none.
@@ -274,8 +319,6 @@ def _chosen_packages(names: str) -> list[str]:
 
 
 def _in_part(found: dict[str, list[str]], part: int) -> dict[str, list[str]]:
-    if part not in (-1, 0, 1):
-        raise DataError(f"part must be 0, 1, or -1 for both, found {part}.")
     if part == -1:
         return found
     return {text: sources for text, sources in found.items() if _half(text) == part}
@@ -298,9 +341,11 @@ def _spread(length: int, limit: int) -> list[int]:
     return [place * length // limit for place in range(limit)]
 
 
-def _check_limit(limit: int) -> None:
+def _check_options(limit: int, part: int) -> None:
     if limit < 0:
         raise DataError(f"limit must be 0, for all, or more, found {limit}.")
+    if part not in (-1, 0, 1):
+        raise DataError(f"part must be 0, 1, or -1 for both, found {part}.")
 
 
 def _spell_sizes(rows: Mapping[str, list[tuple[str, str]]]) -> str:

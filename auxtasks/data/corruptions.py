@@ -1,13 +1,14 @@
 """Good sentences made bad: pure functions of (words, rng), each the wrong order or the wrong words of one kind.
 
 A corruption gets the words of a sentence that may move (see `auxtasks.data.sentences`), as an array of ids or strings,
-and returns what became of them. None returns the sentence itself: where that cannot be, such as the order of
-"no no no", it returns None, and a `Mixture` takes another kind.
+and returns what became of them. No corruption returns the sentence itself: where it finds no other one, such as another
+order of "no no no", it returns None, and `corrupt` takes another kind.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -17,13 +18,14 @@ from numpy.typing import NDArray
 
 from auxtasks.errors import DataError, did_you_mean
 
-__all__ = ["KINDS", "ORDER_ONLY", "Corrupted", "Corruption", "Mixture", "corrupt", "out_of_place"]
+__all__ = ["KINDS", "ORDER_ONLY", "Corrupted", "Corruption", "Mixture", "corrupt", "out_of_place", "predecessors"]
 
 Words = NDArray[Any]
 Places = NDArray[np.int64]
 DrawWords = Callable[[np.random.Generator, int], Words]
 
-TRIES = 16  # a shuffle of two different words is another order half the time
+# Draws before a kind gives up: a shuffle of two different words is another order half the time, a window a third.
+TRIES = 16
 WINDOW = 3  # words within which the kind "window" shuffles
 LARGEST_BLOCK = 4  # words a block of the kind "blocks"
 
@@ -130,9 +132,9 @@ def replace(words: Words, rng: np.random.Generator, draw_words: DrawWords) -> Co
     others = drawn[drawn != words[place]]
     if not len(others):
         return None
-    changed = words.copy()
-    changed[place] = others[0]
-    return Corrupted(changed, np.arange(len(words)), np.arange(len(words)) == place)
+    new = np.arange(len(words)) == place
+    # Not by assignment: an array of strings would cut off a word longer than its own.
+    return Corrupted(np.where(new, others[0], words), np.arange(len(words)), new)
 
 
 KINDS: Final[Mapping[str, Corruption]] = MappingProxyType(
@@ -150,10 +152,11 @@ ORDER_ONLY: Final = ("shuffle", "window", "blocks", "swap")  # the same words, s
 
 
 def out_of_place(corrupted: Corrupted) -> NDArray[np.bool_]:
-    """Return which words stand behind another word than they did, (M,).
+    """Return which words stand behind another place of the sentence than they did, (M,).
 
     Where a sentence breaks is told by its joints, whatever broke it: after a swap of neighbours there are three broken
-    joints, after a word was left out, one. The first word is out of place if it was not the first.
+    joints, after a word was left out, one. The first word is out of place if it was not the first. A new word stands in
+    the place that it took, and breaks no joint: `Corrupted.replaced` tells of it.
 
     Example:
         >>> moved = Corrupted(np.array(list("acbd")), np.array([0, 2, 1, 3]), np.zeros(4, dtype=bool))
@@ -164,6 +167,22 @@ def out_of_place(corrupted: Corrupted) -> NDArray[np.bool_]:
     return np.asarray(corrupted.origin != before + 1)
 
 
+def predecessors(corrupted: Corrupted) -> Places:
+    """Return which word stood before each one in the sentence as it was, as its place now, (M,).
+
+    -1 for the word that was the first; -2 where there is no answer: new words, and words whose predecessor is gone.
+
+    Example:
+        >>> moved = Corrupted(np.array(list("acbd")), np.array([0, 2, 1, 3]), np.zeros(4, dtype=bool))
+        >>> predecessors(moved).tolist()
+        [-1, 2, 0, 1]
+    """
+    place_of = np.full(int(corrupted.origin.max(initial=0)) + 1, -2)
+    place_of[corrupted.origin[::-1]] = np.arange(len(corrupted.origin))[::-1]  # the first of two copies
+    found = np.where(corrupted.origin == 0, -1, place_of[corrupted.origin - 1])
+    return np.where(corrupted.replaced, -2, found)
+
+
 @dataclasses.dataclass(frozen=True)
 class Mixture:
     """Which kinds of corruption, how often, and how that changes in the course of training.
@@ -171,10 +190,11 @@ class Mixture:
     Attributes:
         weights: kind to weight; they need not sum to 1.
         easy: weights at the first step, from which a curriculum leads to `weights` in a straight line; None has none.
-        curriculum_steps: at which step `weights` are reached.
+        curriculum_steps: at which step `weights` are reached; 0 without a curriculum.
 
     Raises:
-        DataError: an unknown kind, a negative weight, or none above zero.
+        DataError: an unknown kind, a negative weight, or none above zero; `easy` without `curriculum_steps`, or
+            the other way round.
 
     Example:
         >>> mixture = Mixture({"swap": 1.0}, easy={"shuffle": 1.0}, curriculum_steps=100)
@@ -195,25 +215,26 @@ class Mixture:
             if unknown:
                 hint = did_you_mean(unknown[0], KINDS)
                 raise DataError(f"there is no corruption {unknown[0]!r}; there are {', '.join(KINDS)}.{hint}")
-            if min(weights.values(), default=0) < 0 or sum(weights.values()) <= 0:
+            if not (all(0 <= weight < math.inf for weight in weights.values()) and any(weights.values())):
                 raise DataError(f"weights are not negative, and one is above zero; found {dict(weights)}.")
-        if self.curriculum_steps < 0:
-            raise DataError(f"curriculum_steps is a number of steps, found {self.curriculum_steps}.")
+        if self.curriculum_steps < 0 or (self.curriculum_steps == 0) != (self.easy is None):
+            raise DataError(
+                f"a curriculum has weights to begin with and a number of steps; found easy={self.easy} and "
+                f"curriculum_steps={self.curriculum_steps}."
+            )
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """Kinds that occur at some step, in the order of `KINDS`."""
-        weights = {**(self.easy or {}), **{kind: weight for kind, weight in self.weights.items() if weight > 0}}
-        return tuple(kind for kind in KINDS if weights.get(kind, 0) > 0)
+        return tuple(kind for kind in KINDS if self.weights.get(kind, 0) > 0 or (self.easy or {}).get(kind, 0) > 0)
 
     def probabilities(self, step: int = 0) -> dict[str, float]:
         """Return how likely each kind is at a step."""
         goal = _shares(self.weights)
-        if self.easy is None or step >= self.curriculum_steps:
-            return {kind: share for kind, share in goal.items() if share > 0}
-        start, progress = _shares(self.easy), step / self.curriculum_steps
-        mixed = {kind: (1 - progress) * start[kind] + progress * goal[kind] for kind in KINDS}
-        return {kind: share for kind, share in mixed.items() if share > 0}
+        if self.easy is not None and step < self.curriculum_steps:
+            start, progress = _shares(self.easy), step / self.curriculum_steps
+            goal = {kind: (1 - progress) * start[kind] + progress * goal[kind] for kind in KINDS}
+        return {kind: share for kind, share in goal.items() if share > 0}
 
 
 def _shares(weights: Mapping[str, float]) -> dict[str, float]:
@@ -224,7 +245,7 @@ def _shares(weights: Mapping[str, float]) -> dict[str, float]:
 def corrupt(
     words: Words, rng: np.random.Generator, mixture: Mixture, draw_words: DrawWords, *, step: int = 0
 ) -> tuple[str, Corrupted] | None:
-    """Corrupt a sentence by a kind drawn from a mixture; where that kind cannot, by the next of another draw.
+    """Corrupt a sentence by a kind drawn from a mixture; where that kind cannot, by another one of the mixture.
 
     Args:
         words: (N,) that may move.
@@ -244,7 +265,7 @@ def corrupt(
     """
     shares = mixture.probabilities(step)
     kinds, weights = list(shares), np.array(list(shares.values()))
-    # Order of all kinds by exponential races: the first has the mixture's probabilities, the others stand in for it.
+    # An exponential race: the first is drawn with the mixture's probabilities, the others stand in for it in turn.
     for place in np.argsort(rng.exponential(size=len(kinds)) / weights):
         corrupted = KINDS[kinds[place]](words, rng, draw_words)
         if corrupted is not None:

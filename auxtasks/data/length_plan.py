@@ -13,26 +13,29 @@ from auxtasks.data.plan import Pick
 from auxtasks.errors import DataError
 from auxtasks.seeding import generator
 
-__all__ = ["LengthPlan"]
+__all__ = ["LengthPlan", "cut_by_length"]
 
 
 class LengthPlan:
-    """Every item at most once an epoch, in batches of like length whose order is random.
+    """Every item at most once an epoch, in batches of like length whose order is random: a `BatchPlan`.
 
     An epoch permutes the items, cuts them into windows of `window` batches, sorts each window by length, cuts it into
-    batches, and permutes the batches of the whole epoch. What does not fill a batch of its window waits for the next
-    epoch: less than a batch a window.
+    batches, and permutes the batches of the whole epoch. What is too much for whole batches, less than `batch_size`
+    items at random, waits for the next epoch.
+
+    Any step can be asked for at any time. Only where batches are counted in tokens do epochs differ in their number of
+    batches: the first question then counts those of all epochs before, a sort of all lengths each.
 
     Args:
         lengths: (N,) tokens of each item.
         batch_size: items of the global batch; with `batch_tokens`, of the smallest one.
         seed: the run's seed.
         window: batches that are sorted together; more waste less on padding, fewer mix better.
-        batch_tokens: make batches of about so many tokens, padding included, instead of so many items: short texts come
-            many at a time. Their number of items is a multiple of `batch_size`.
+        batch_tokens: make batches of at most so many tokens, padding to the longest included, instead of so many
+            items: short texts come many at a time. Their number of items is a multiple of `batch_size`.
 
     Raises:
-        DataError: no items, too few for a batch, or a setting below 1.
+        DataError: too few items for a batch, an empty one, a setting below 1, or too few tokens for the longest.
 
     Example:
         >>> plan = LengthPlan([3, 9, 4, 8], batch_size=2, seed=0, window=2)
@@ -58,7 +61,9 @@ class LengthPlan:
             raise DataError(
                 f"there are {len(self._lengths)} texts, fewer than a batch of {batch_size}: make the batches smaller."
             )
-        longest = int(self._lengths.max())
+        shortest, longest = int(self._lengths.min()), int(self._lengths.max())
+        if shortest < 1:
+            raise DataError(f"item {int(self._lengths.argmin())} has {shortest} tokens: every text has at least one.")
         if batch_tokens is not None and batch_tokens < batch_size * longest:
             raise DataError(
                 f"batch_tokens={batch_tokens} is too few for {batch_size} texts of {longest} tokens: make it at least "
@@ -78,30 +83,56 @@ class LengthPlan:
 
     def batch(self, step: int) -> list[Pick]:
         """Return the items of a step, in order of length."""
+        if self._batch_tokens is None:
+            epoch, place = divmod(step, len(self._lengths) // self._batch_size)
+            return self._picks(epoch, place)
         while self._first_steps[-1] <= step:
             epoch = len(self._first_steps) - 1
             self._first_steps.append(self._first_steps[-1] + len(self._epoch(epoch)))
         epoch = bisect.bisect_right(self._first_steps, step) - 1
-        rows = self._epoch(epoch)[step - self._first_steps[epoch]]
-        return [Pick(row, epoch, row) for row in rows.tolist()]
+        return self._picks(epoch, step - self._first_steps[epoch])
+
+    def _picks(self, epoch: int, place: int) -> list[Pick]:
+        return [Pick(row, epoch, row) for row in self._epoch(epoch)[place].tolist()]
 
     def _make_epoch(self, epoch: int) -> list[NDArray[np.int64]]:
         rng = generator(self._seed, "length plan", epoch)
-        order = rng.permutation(len(self._lengths))
+        # What is left over is dropped before anything is sorted: else it would be the longest or shortest, every time.
+        order = rng.permutation(len(self._lengths))[: len(self._lengths) // self._batch_size * self._batch_size]
         windows = [order[start : start + self._window] for start in range(0, len(order), self._window)]
         batches = [batch for rows in windows for batch in self._batches(rows)]
         return [batches[place] for place in rng.permutation(len(batches))]
 
     def _batches(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Sort a window by length and cut it into batches."""
-        ordered = rows[np.argsort(self._lengths[rows], kind="stable")]
-        if self._batch_tokens is None:
-            full = len(ordered) // self._batch_size
-            return list(ordered[: full * self._batch_size].reshape(full, self._batch_size))
-        batches, stop = [], len(ordered)
-        while stop >= self._batch_size:  # from the longest down: the longest of a batch sets its width
-            fit = self._batch_tokens // int(self._lengths[ordered[stop - 1]])
-            items = min(fit, stop) // self._batch_size * self._batch_size
-            batches.append(ordered[stop - items : stop])
-            stop -= items
-        return batches
+        return cut_by_length(rows, self._lengths[rows], self._batch_size, self._batch_tokens)
+
+
+def cut_by_length(
+    rows: NDArray[np.int64], lengths: NDArray[np.int64], batch_size: int, batch_tokens: int | None = None
+) -> list[NDArray[np.int64]]:
+    """Sort rows by their lengths, (N,) each, and cut them into batches; less than one batch of them is left over.
+
+    Raises:
+        DataError: `batch_tokens` is too few for `batch_size` texts.
+
+    Example:
+        >>> [batch.tolist() for batch in cut_by_length(np.array([5, 6, 7, 8]), np.array([3, 9, 4, 8]), 2)]
+        [[5, 7], [8, 6]]
+    """
+    order = np.argsort(lengths, kind="stable")
+    ordered, lengths = rows[order], lengths[order]
+    if batch_tokens is None:
+        full = len(ordered) // batch_size
+        return list(ordered[: full * batch_size].reshape(full, batch_size))
+    batches, stop = [], len(ordered)
+    while stop >= batch_size:  # from the longest down: the longest of a batch sets its width
+        longest = int(lengths[stop - 1])
+        items = min(batch_tokens // longest, stop) // batch_size * batch_size
+        if not items:
+            raise DataError(
+                f"batch_tokens={batch_tokens} is too few for {batch_size} texts of {longest} tokens: make it at least "
+                f"{batch_size * longest}, or batch_size smaller."
+            )
+        batches.append(ordered[stop - items : stop])
+        stop -= items
+    return batches

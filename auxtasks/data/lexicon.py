@@ -21,7 +21,7 @@ from auxtasks.errors import DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["CLOSING", "GLUED", "Lexicon", "Spelled", "build_lexicon", "lexicon_digest"]
+__all__ = ["CLOSING", "GLUED", "Lexicon", "Spelled", "build_lexicon", "lexicon_digest", "tells_the_start"]
 
 Ids = NDArray[np.int32]
 
@@ -82,6 +82,11 @@ class Lexicon:
         return lengths + len(self.prefix) + len(self.suffix)
 
 
+def tells_the_start(tokenizer: PreTrainedTokenizerBase, words: Sequence[str] = ("the", "dog")) -> bool:
+    """Whether a tokenizer writes a word at the start of a text otherwise than inside."""
+    return _tokens(words, tokenizer) != _tokens([f" {word}" for word in words], tokenizer)
+
+
 def build_lexicon(keys: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Lexicon:
     """Tokenise every word in each place that it can have.
 
@@ -108,7 +113,7 @@ def build_lexicon(keys: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Le
     for place, row in zip(glued, _tokens([f"a{bare[place]}" for place in glued], tokenizer), strict=True):
         inner[place] = row[len(alone) :]
     # Most tokenizers write a word at the start of a text as they do inside.
-    initial = _tokens(bare, tokenizer) if _tells_the_start(bare, tokenizer) else inner
+    initial = _tokens(bare, tokenizer) if tells_the_start(tokenizer, bare[:200]) else inner
     first_of: dict[tuple[int, ...], int] = {}
     same_as = [first_of.setdefault((int(closes[place]), *row), place) for place, row in enumerate(inner)]
     prefix, suffix = _special_tokens(tokenizer)
@@ -140,12 +145,6 @@ def _tokens(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[li
         some = list(texts[start : start + TOKENISED_AT_A_TIME])
         found += tokenizer(some, add_special_tokens=False, return_attention_mask=False)["input_ids"]
     return found
-
-
-def _tells_the_start(words: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a tokenizer writes a word at the start of a text otherwise than inside."""
-    some = words[:200]
-    return _tokens(some, tokenizer) != _tokens([f" {word}" for word in some], tokenizer)
 
 
 def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[Ids, Ids]:

@@ -14,7 +14,7 @@ from auxtasks.data.plan import BatchPlan, Pick
 from auxtasks.errors import TrainingError
 from auxtasks.seeding import generator
 
-__all__ = ["Feed", "Records", "Shard", "read"]
+__all__ = ["BatchSource", "Feed", "Records", "Shard", "read"]
 
 Item = TypeVar("Item")
 Batch = TypeVar("Batch")
@@ -60,15 +60,48 @@ class Shard:
             >>> [[p.row for p in part] for part in Shard(rank=1, processes=2, accumulation=2).micro_batches(picks)]
             [[2, 3], [6, 7]]
         """
-        parts = self.processes * self.accumulation
-        if len(picks) % parts:
-            raise TrainingError(
-                f"a global batch of {len(picks)} items cannot be split evenly over {self.processes} processes x "
-                f"{self.accumulation} micro-batches: make the batch size a multiple of {parts}."
-            )
-        size = len(picks) // parts
+        size = self.micro_batch_size(len(picks))
         starts = [(micro * self.processes + self.rank) * size for micro in range(self.accumulation)]
         return [list(picks[start : start + size]) for start in starts]
+
+    def micro_batch_size(self, items: int) -> int:
+        """Return how many of a global batch's items are in a micro-batch of one process.
+
+        Raises:
+            TrainingError: the batch cannot be split evenly; says by how much it is off.
+        """
+        parts = self.processes * self.accumulation
+        if items % parts:
+            raise TrainingError(
+                f"a global batch of {items} items cannot be split evenly over {self.processes} processes x "
+                f"{self.accumulation} micro-batches: make the batch size a multiple of {parts}."
+            )
+        return items // parts
+
+
+class BatchSource(Protocol):
+    """What the training loop asks of its data: a `Feed`, or a `StreamFeed` of what does not fit a disk."""
+
+    @property
+    def batch_size(self) -> int:
+        """Items of a global batch; of the smallest one where batches are counted in tokens."""
+        ...
+
+    def check(self, shard: Shard) -> None:
+        """Refuse a shard that its batches cannot be split for, before anything is done."""
+        ...
+
+    def batches(self, start: int, stop: int, shard: Shard) -> Iterator[Any]:
+        """Yield the micro-batches of steps `start` to `stop` - 1 for one process, in order."""
+        ...
+
+    def position(self) -> dict[str, Any] | None:
+        """Return where this process stands behind the last batch that was taken, as JSON; None: the step says it."""
+        ...
+
+    def go_to(self, position: Mapping[str, Any]) -> None:
+        """Go on from what `position` returned."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +123,25 @@ class Feed(Generic[Item, Batch]):
     collate: Callable[[Sequence[Item]], Batch]
     seed: int
     workers: int = 0
+
+    @property
+    def batch_size(self) -> int:
+        """Items of a global batch; of the smallest one where batches are counted in tokens."""
+        return self.plan.batch_size
+
+    def check(self, shard: Shard) -> None:
+        """Refuse a shard that the batches cannot be split for.
+
+        Raises:
+            TrainingError: says by how much it is off.
+        """
+        shard.micro_batches(self.plan.batch(0))
+
+    def position(self) -> None:
+        """Return None: the step alone says which batch comes next."""
+
+    def go_to(self, position: Mapping[str, Any]) -> None:
+        """Do nothing: the step alone says which batch comes next."""
 
     def batches(self, start: int, stop: int, shard: Shard) -> Iterator[Batch]:
         """Yield the micro-batches of steps `start` to `stop` - 1 for one process, in order."""

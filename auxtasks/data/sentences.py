@@ -1,91 +1,40 @@
-"""A corpus of sentences as words: read once, kept memory-mapped, so that wrong orders cost nothing to make."""
+"""From texts to sentences as words: split, tokenised word by word, and checked that something can be shuffled."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
+import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import string
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from auxtasks import checkpoint
-from auxtasks.data.lexicon import CLOSING, GLUED, Lexicon, build_lexicon, lexicon_digest
+from auxtasks.data.lexicon import CLOSING, GLUED, Lexicon, build_lexicon, lexicon_digest, tells_the_start
 from auxtasks.data.ragged import Ragged
+from auxtasks.data.sentence_table import LEFT_OUT, SentenceRecord, SentenceTable, load_sentences, save_sentences
 from auxtasks.data.tokenizers import tokenizer_digest
-from auxtasks.errors import CheckpointError, DataError
+from auxtasks.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["LEFT_OUT", "SentenceRecord", "SentenceTable", "read_sentences"]
+__all__ = ["LEFT_OUT", "SentenceRecord", "SentenceTable", "read_block", "read_sentences", "split_words"]
 
 logger = logging.getLogger("auxtasks")
 
 # Part of every cache key: raise it when the same texts would be read otherwise.
 _READER_VERSION = 1
-LEFT_OUT = ("empty", "one word", "no other order")
 _CHECKED_SENTENCES = 1000
 _MOST_MISMATCHES = 0.2
 
 
-class SentenceRecord(TypedDict):
-    """One sentence: its words, which of them may move, and what it takes to spell and to replace them."""
-
-    words: NDArray[np.int32]
-    movable: slice
-    lexicon: Lexicon
-    corpus: NDArray[np.int32]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class SentenceTable:
-    """N sentences in which something can be shuffled.
-
-    Attributes:
-        words: N rows of words of the lexicon.
-        lexicon: see `Lexicon`.
-        rows: (N,) int64, the row in the source of each sentence.
-        left_out: why (see `LEFT_OUT`) to how many sentences were left out.
-        truncated: how many sentences are longer than the backbone takes, and lost their last words.
-        keep_initial: whether the first word stays where it is, since its capital would tell.
-        fingerprint: changes with any word, token or row.
-    """
-
-    words: Ragged
-    lexicon: Lexicon
-    rows: NDArray[np.int64]
-    left_out: Mapping[str, int]
-    truncated: int
-    keep_initial: bool
-    fingerprint: str
-
-    def __len__(self) -> int:
-        return len(self.words)
-
-    def record(self, index: int) -> SentenceRecord:
-        """Return one sentence."""
-        words = self.words[index]
-        stop = len(words) - int(self.lexicon.closes[words[-1]])
-        movable = slice(int(self.keep_initial), stop)
-        return {"words": words, "movable": movable, "lexicon": self.lexicon, "corpus": self.words.values}
-
-    def token_lengths(self) -> NDArray[np.int64]:
-        """Return how many tokens each sentence has, special ones included, (N,)."""
-        return self.lexicon.token_lengths(self.words)
-
-    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> SentenceTable:
-        """Return the sentences at `indices`, in that order, with the same lexicon."""
-        chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
-        digest = hashlib.sha256(self.fingerprint.encode() + chosen.tobytes()).hexdigest()
-        return dataclasses.replace(self, words=self.words.take(chosen), rows=self.rows[chosen], fingerprint=digest)
-
-
 def read_sentences(
-    texts: Iterable[str],
+    texts: Iterable[str | None],
     tokenizer: PreTrainedTokenizerBase,
     *,
     length: int,
@@ -99,14 +48,14 @@ def read_sentences(
         texts: N sentences.
         tokenizer: the backbone's.
         length: most tokens of a sentence, special ones included.
-        keep_initial: keep the first word in its place; None does so where the tokenizer tells capitals from small
-            letters. The punctuation that ends a sentence always stays.
+        keep_initial: keep the first word in its place; None does so where the tokenizer would give it away, by its
+            capital or by the space it lacks. The punctuation that ends a sentence always stays.
         most_left_out: the share of sentences that may be left out because nothing in them can be shuffled.
         cache: folder in which what was read is kept, memory-mapped, in a sub-folder named by texts and tokenizer.
 
     Raises:
-        DataError: no sentence is left, or more were left out than allowed (says why, with counts); or a tokenizer whose
-            tokens of a text are not those of its words.
+        DataError: no sentence is left, or more were left out than allowed (says why, with counts); something that is
+            no text; or a tokenizer whose tokens of a text are not those of its words.
 
     Example:
         >>> from auxtasks.data.tokenizers import train_tokenizer
@@ -115,27 +64,76 @@ def read_sentences(
         >>> len(table), dict(table.left_out), table.record(0)["movable"]
         (2, {'empty': 0, 'one word': 1, 'no other order': 1}, slice(0, 3, None))
     """
-    all_texts = texts if isinstance(texts, list) else list(texts)
-    keep = _tells_capitals(tokenizer) if keep_initial is None else keep_initial
+    all_texts = _strings(texts)
+    keep = _tells_the_first_word(tokenizer) if keep_initial is None else keep_initial
     key = _key(all_texts, tokenizer, length, keep)
-    table = _load(cache / key) if cache is not None else None
+    table = load_sentences(cache / key) if cache is not None else None
     if table is None:
         table = _read(all_texts, tokenizer, length, keep, key)
         if cache is not None:
-            _save(table, cache / key)
-            table = _load(cache / key) or table
+            save_sentences(table, cache / key)
+            table = load_sentences(cache / key) or table
     _check_share(table, len(all_texts), most_left_out)
     return table
 
 
-def _read(texts: list[str], tokenizer: PreTrainedTokenizerBase, length: int, keep: bool, key: str) -> SentenceTable:
+def _strings(texts: Iterable[str | None]) -> list[str]:
+    """Return the texts, a missing one as an empty one."""
+    if isinstance(texts, str):
+        raise DataError("found one string; expected many sentences.")
+    found = [text or "" for text in texts]
+    for row, text in enumerate(found):
+        if not isinstance(text, str):
+            raise DataError(f"row {row} holds {text!r}; expected a sentence.")
+    return found
+
+
+def read_block(
+    texts: Iterable[str | None],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    length: int,
+    keep_initial: bool | None = None,
+    check_spelling: bool = True,
+) -> SentenceTable:
+    """Read some sentences of a larger corpus, with a lexicon of their own; how many are left out is not judged.
+
+    Args:
+        texts: N sentences.
+        tokenizer: the backbone's.
+        length: most tokens of a sentence, special ones included.
+        keep_initial: see `read_sentences`.
+        check_spelling: compare some sentences with the tokenizer's own; once a corpus is enough.
+
+    Raises:
+        DataError: a tokenizer whose tokens of a text are not those of its words.
+
+    Example:
+        >>> from auxtasks.data.tokenizers import train_tokenizer
+        >>> table = read_block(["no no no", "A cat sleeps."], train_tokenizer(["A cat sleeps."], size=60), length=32)
+        >>> len(table), table.rows.tolist()
+        (1, [1])
+    """
+    keep = _tells_the_first_word(tokenizer) if keep_initial is None else keep_initial
+    return _read(_strings(texts), tokenizer, length, keep, key="", check_spelling=check_spelling)
+
+
+def _read(
+    texts: list[str],
+    tokenizer: PreTrainedTokenizerBase,
+    length: int,
+    keep: bool,
+    key: str,
+    *,
+    check_spelling: bool = True,
+) -> SentenceTable:
     numbers: dict[str, int] = {}
     rows = [[numbers.setdefault(word, len(numbers)) for word in split_words(text)] for text in texts]
     lexicon = build_lexicon(list(numbers), tokenizer)
-    _check_spelling(texts, rows, lexicon, tokenizer)
+    if check_spelling:
+        _check_spelling(texts, rows, lexicon, tokenizer)
     words = Ragged.of(rows)
-    # To the model words with the same tokens are one: swapping "The" and "the" of an uncased tokenizer changes nothing.
-    words = dataclasses.replace(words, values=lexicon.same_as[words.values])
+    words = _seen(words, lexicon)
     words, truncated = _cut(words, lexicon, length)
     good, left_out = _can_be_shuffled(words, lexicon, keep)
     kept = np.flatnonzero(good)
@@ -157,16 +155,37 @@ def split_words(text: str) -> list[str]:
         >>> [word.replace(GLUED, "|") for word in split_words("Who, me? Yes, you!?")]
         ['Who,', 'me?', 'Yes,', 'you', '|!?']
     """
-    words = text.replace(GLUED, " ").replace(CLOSING, " ").split()
+    words = _normal(text).split()
     if not words:
         return []
     last = words.pop()
     bare = len(last)
-    while bare and not last[bare - 1].isalnum():
+    while bare and _is_punctuation(last[bare - 1]):
         bare -= 1
     if bare == len(last) or not (words or bare):
         return [*words, last]
     return [*words, last[:bare], GLUED + last[bare:]] if bare else [*words, CLOSING + last]
+
+
+def _normal(text: str) -> str:
+    """Return a text with single spaces, without the two characters that mark closing punctuation."""
+    return " ".join(text.replace(GLUED, " ").replace(CLOSING, " ").split())
+
+
+def _is_punctuation(character: str) -> bool:
+    # As BERT has it, which makes a word of each; byte-level tokenizers split at these as well.
+    return character in string.punctuation or unicodedata.category(character).startswith("P")
+
+
+def _seen(words: Ragged, lexicon: Lexicon) -> Ragged:
+    """Return the words as the model sees them.
+
+    Words with the same tokens are one: swapping "The" and "the" of an uncased tokenizer changes nothing. Words without
+    any, such as a control character between spaces, are none.
+    """
+    some = lexicon.inner.lengths_of(words.values) > 0
+    before = np.concatenate([[0], np.cumsum(some)])
+    return Ragged(lexicon.same_as[words.values[some]], before[words.offsets])
 
 
 def _cut(words: Ragged, lexicon: Lexicon, length: int) -> tuple[Ragged, int]:
@@ -176,7 +195,7 @@ def _cut(words: Ragged, lexicon: Lexicon, length: int) -> tuple[Ragged, int]:
     counts = words.lengths
     for row in too_long:
         sizes = lexicon.inner.lengths_of(words[int(row)])
-        counts[row] = np.searchsorted(np.cumsum(sizes), room, side="right")
+        counts[row] = max(1, int(np.searchsorted(np.cumsum(sizes), room, side="right")))
     return words.head(counts), len(too_long)
 
 
@@ -219,11 +238,14 @@ def _check_share(table: SentenceTable, total: int, most: float) -> None:
 def _check_spelling(
     texts: list[str], rows: list[list[int]], lexicon: Lexicon, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Compare sentences put together from words with the tokenizer's own; refuse one that works otherwise."""
+    """Compare sentences put together from words with the tokenizer's own; refuse one that works otherwise.
+
+    Runs of spaces count as one space, since words do not know them.
+    """
     some = [place for place in range(0, len(texts), max(1, len(texts) // _CHECKED_SENTENCES)) if rows[place]]
     if not some:
         return
-    whole = tokenizer([texts[place] for place in some], verbose=False)["input_ids"]
+    whole = tokenizer([_normal(texts[place]) for place in some], verbose=False)["input_ids"]
     wrong = [
         place
         for place, tokens in zip(some, whole, strict=True)
@@ -243,72 +265,14 @@ def _check_spelling(
         )
 
 
-def _tells_capitals(tokenizer: PreTrainedTokenizerBase) -> bool:
+def _tells_the_first_word(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the first word of a sentence can be told from its tokens: by its capital, or by the space it lacks."""
     small, capital = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("the", "The"))
-    return bool(small != capital)
+    return bool(small != capital) or tells_the_start(tokenizer)
 
 
 def _key(texts: list[str], tokenizer: PreTrainedTokenizerBase, length: int, keep: bool) -> str:
     digest = hashlib.sha256(f"{_READER_VERSION}|{tokenizer_digest(tokenizer)}|{length}|{keep}|".encode())
     for start in range(0, len(texts), 10_000):
-        digest.update("\n".join(texts[start : start + 10_000]).encode("utf-8", "surrogatepass"))
-        digest.update(b"\0")
+        digest.update(json.dumps(texts[start : start + 10_000]).encode())  # which tells "a", "b" from "a\nb"
     return digest.hexdigest()[:32]
-
-
-_ARRAYS = ("words", "offsets", "rows", "inner", "inner_offsets", "initial", "initial_offsets", "same_as", "closes",
-           "prefix", "suffix")  # fmt: skip
-
-
-def _save(table: SentenceTable, place: Path) -> None:
-    lexicon = table.lexicon
-    arrays: dict[str, NDArray[Any]] = dict(
-        zip(
-            _ARRAYS,
-            [
-                table.words.values, table.words.offsets, table.rows, lexicon.inner.values, lexicon.inner.offsets,
-                lexicon.initial.values, lexicon.initial.offsets, lexicon.same_as, lexicon.closes, lexicon.prefix,
-                lexicon.suffix,
-            ],
-            strict=True,
-        )
-    )  # fmt: skip
-    facts = {"schema": 1, "left_out": dict(table.left_out), "truncated": table.truncated, "pad_id": lexicon.pad_id,
-             "keep_initial": table.keep_initial, "fingerprint": table.fingerprint}  # fmt: skip
-    with checkpoint.atomic_folder(place) as folder:
-        for name, values in arrays.items():
-            np.save(folder / f"{name}.npy", values)
-        facts["digests"] = {name: checkpoint.file_digest(folder / f"{name}.npy") for name in _ARRAYS}
-        checkpoint.write_json(folder / "manifest.json", facts)
-
-
-def _load(place: Path) -> SentenceTable | None:
-    """Return what was kept, memory-mapped, or None when it is not there or damaged: then it is read anew."""
-    if not place.is_dir():
-        return None
-    try:
-        facts = checkpoint.read_json(place / "manifest.json")
-        whole = all(checkpoint.file_digest(place / f"{name}.npy") == facts["digests"][name] for name in _ARRAYS)
-    except (CheckpointError, OSError, KeyError, TypeError):
-        return None
-    if not whole:
-        return None
-    kept = {name: np.load(place / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
-    lexicon = Lexicon(
-        inner=Ragged(kept["inner"], kept["inner_offsets"]),
-        initial=Ragged(kept["initial"], kept["initial_offsets"]),
-        same_as=kept["same_as"],
-        closes=kept["closes"],
-        prefix=np.array(kept["prefix"]),
-        suffix=np.array(kept["suffix"]),
-        pad_id=facts["pad_id"],
-    )
-    return SentenceTable(
-        words=Ragged(kept["words"], kept["offsets"]),
-        lexicon=lexicon,
-        rows=kept["rows"],
-        left_out=facts["left_out"],
-        truncated=facts["truncated"],
-        keep_initial=facts["keep_initial"],
-        fingerprint=facts["fingerprint"],
-    )

@@ -60,6 +60,8 @@ def train_tokenizer(
     """
     if kind not in ("wordpiece", "bpe"):
         raise DataError(f"there is no kind of tokenizer {kind!r}; there are wordpiece, bpe.")
+    if isinstance(texts, str):
+        raise DataError("found one string; expected many texts.")
     if limit < 1:
         raise DataError(f"limit must be at least 1, found {limit}.")
     corpus = _spread(texts, limit)

@@ -2,5 +2,6 @@
 
 from auxtasks.tasks.base import AuxTask, Evaluator
 from auxtasks.tasks.face_pairs import FacePairs
+from auxtasks.tasks.shuffled_sentences import ShuffledSentences
 
-__all__ = ["AuxTask", "Evaluator", "FacePairs"]
+__all__ = ["AuxTask", "Evaluator", "FacePairs", "ShuffledSentences"]

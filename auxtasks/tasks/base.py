@@ -19,12 +19,14 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate.utils import send_to_device
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
 from auxtasks import checkpoint
 from auxtasks.backbones.base import Backbone
 from auxtasks.data.loaders import Records, read
 from auxtasks.data.plan import BatchPlan
+from auxtasks.data.streams import StreamFeed
+from auxtasks.errors import DataError
 from auxtasks.training.objective import Objective
 from auxtasks.training.processes import join_processes
 
@@ -71,6 +73,17 @@ class AuxTask(Objective):
     @abstractmethod
     def plan(self, records: Records, batch_size: int, seed: int) -> BatchPlan:
         """Return which records make each step."""
+
+    def stream(self, dataset: IterableDataset, batch_size: int, seed: int, *, workers: int = 0) -> StreamFeed:
+        """Return where the batches of a corpus that does not fit a disk come from.
+
+        Raises:
+            DataError: the task needs all of its data at once.
+        """
+        del dataset, batch_size, seed, workers
+        raise DataError(
+            f"{type(self).__name__} does not stream: it needs all of its data at once. Pass a datasets.Dataset."
+        )
 
     @abstractmethod
     def transform(self, record: Mapping[str, Any], rng: np.random.Generator) -> Any:

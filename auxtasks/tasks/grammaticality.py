@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from auxtasks import metrics
 from auxtasks.backbones.text import TokenBatch, pad_tokens
+from auxtasks.data.arrow import spell_feature
 from auxtasks.data.corruptions import ORDER_ONLY
 from auxtasks.data.ragged import Ragged
 from auxtasks.data.texts import TextTable, tokenise
@@ -130,14 +132,29 @@ def _bags(items: Iterable[SentenceItem], vocabulary: int) -> tuple[object, NDArr
 
 
 @torch.no_grad()
-def score(scorer: Scorer, tokens: Ragged, *, pad_id: int, device: torch.device | str = "cpu") -> NDArray[np.float64]:
-    """Return how good each text is, (N,), in batches of like length."""
+def score(scorer: Scorer, tokens: Ragged, *, pad_id: int) -> NDArray[np.float64]:
+    """Return how good each text is, (N,), in batches of like length on the scorer's device, without dropout."""
     scores = np.zeros(len(tokens))
-    for rows in _batches(tokens.lengths):
-        batch = pad_tokens([tokens[int(row)] for row in rows], pad_id=pad_id)
-        batch = TokenBatch(batch.ids.to(device), batch.mask.to(device))
-        scores[rows] = scorer.goodness(batch).double().cpu().numpy()
+    with _evaluating(scorer) as device:
+        for rows in _batches(tokens.lengths):
+            batch = pad_tokens([tokens[int(row)] for row in rows], pad_id=pad_id)
+            batch = TokenBatch(batch.ids.to(device), batch.mask.to(device))
+            scores[rows] = scorer.goodness(batch).double().cpu().numpy()
     return scores
+
+
+@contextlib.contextmanager
+def _evaluating(scorer: Scorer) -> Iterator[torch.device]:
+    """Put a scorer that is a module in eval mode, and back; yield its device."""
+    if not isinstance(scorer, torch.nn.Module):
+        yield torch.device("cpu")
+        return
+    was_training = scorer.training
+    scorer.eval()
+    try:
+        yield next((parameter.device for parameter in scorer.parameters()), torch.device("cpu"))
+    finally:
+        scorer.train(was_training)
 
 
 def _batches(lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
@@ -145,7 +162,8 @@ def _batches(lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
     start = 0
     while start < len(order):
         # Sorted, so the last of a batch is its longest: grow it while it fits.
-        ahead = lengths[order[start:]] * np.arange(1, len(order) - start + 1)
+        lengths_ahead = lengths[order[start : start + SCORED_TOKENS]]
+        ahead = lengths_ahead * np.arange(1, len(lengths_ahead) + 1)
         size = max(1, int(np.searchsorted(ahead, SCORED_TOKENS, side="right")))
         yield order[start : start + size]
         start += size
@@ -185,8 +203,7 @@ class MinimalPairs:
         """
         assert tokenizer.pad_token_id is not None  # held where the backbone was built
         tokens, _ = tokenise([*self.good, *self.bad], tokenizer, length)
-        device = next(scorer.parameters()).device if isinstance(scorer, torch.nn.Module) else "cpu"
-        scores = score(scorer, tokens, pad_id=int(tokenizer.pad_token_id), device=device)
+        scores = score(scorer, tokens, pad_id=int(tokenizer.pad_token_id))
         won = _wins(scores[: len(self)], scores[len(self) :])
         found = {"accuracy": float(won.mean())}
         if self.order_only.any():
@@ -205,7 +222,7 @@ def load_minimal_pairs(dataset: Dataset) -> MinimalPairs:
 
     Raises:
         ColumnError: a column is missing, or holds no strings.
-        DataError: an empty sentence; names its row. Two equal sentences are a tie, with a warning.
+        DataError: no pairs, or an empty sentence; names its row. Two equal sentences are a tie, with a warning.
 
     Example:
         >>> pairs = load_minimal_pairs(Dataset.from_dict({"sentence_good": ["It is."], "sentence_bad": ["Is it."]}))
@@ -218,7 +235,9 @@ def load_minimal_pairs(dataset: Dataset) -> MinimalPairs:
             f"minimal pairs have the columns sentence_good and sentence_bad; missing is {', '.join(missing)}, found "
             f"are {', '.join(dataset.column_names)}."
         )
-    good, bad = (tuple(map(str, dataset[name])) for name in ("sentence_good", "sentence_bad"))
+    good, bad = (_strings(dataset, name) for name in ("sentence_good", "sentence_bad"))
+    if not good:
+        raise DataError("there are no minimal pairs: the data set is empty.")
     for row, (one, other) in enumerate(zip(good, bad, strict=True)):
         if not one.strip() or not other.strip():
             raise DataError(f"row {row}: a minimal pair is two sentences, found {one!r} and {other!r}.")
@@ -228,6 +247,13 @@ def load_minimal_pairs(dataset: Dataset) -> MinimalPairs:
     groups = {name: tuple(map(str, dataset[name])) for name in GROUPINGS if name in dataset.column_names}
     same_words = np.array([_bag(one) == _bag(other) for one, other in zip(good, bad, strict=True)])
     return MinimalPairs(good, bad, groups, same_words)
+
+
+def _strings(dataset: Dataset, name: str) -> tuple[str, ...]:
+    feature = dataset.features[name]
+    if len(dataset) and getattr(feature, "dtype", None) not in ("string", "large_string"):
+        raise ColumnError(f"the column {name!r} holds {spell_feature(feature)}; expected strings.")
+    return tuple(text or "" for text in dataset[name])
 
 
 def _bag(sentence: str) -> list[str]:
@@ -245,8 +271,7 @@ def acceptability(scorer: Scorer, table: TextTable, *, threshold: float = 0.0) -
     """
     if len(table.class_names) != 2 or set(table.labels.tolist()) != {0, 1}:
         raise DataError(f"acceptability has two classes, bad and good; found {', '.join(table.class_names) or 'none'}.")
-    device = next(scorer.parameters()).device if isinstance(scorer, torch.nn.Module) else "cpu"
-    scores = score(scorer, table.tokens, pad_id=table.pad_id, device=device)
+    scores = score(scorer, table.tokens, pad_id=table.pad_id)
     good = table.labels == 1
     return {
         "roc_auc": metrics.roc_auc(scores, good),

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from auxtasks.backbones.text import TokenBatch, pad_tokens
-from auxtasks.data.corruptions import KINDS, Corrupted, out_of_place
+from auxtasks.data.corruptions import KINDS, Corrupted, out_of_place, predecessors
 from auxtasks.data.lexicon import Lexicon
+from auxtasks.tasks.order_head import IGNORED
 
 __all__ = ["GOOD", "SentenceBatch", "SentenceItem", "SentenceRow", "collate_sentences", "put_back", "sentence_item"]
 
@@ -30,6 +31,7 @@ class SentenceRow(NamedTuple):
     begins_word: NDArray[np.bool_]
     out_of_place: NDArray[np.bool_]
     replaced: NDArray[np.bool_]
+    predecessors: NDArray[np.int64]
     kind: int
 
 
@@ -47,6 +49,9 @@ class SentenceBatch(NamedTuple):
         tokens: B rows.
         counted: (B, T) bool, the first token of each word.
         out_of_place, replaced: (B, T) bool, what the token head is to find at the counted tokens.
+        before: (B, T) which token began the word that stood before each counted one in the sentence as it was, T for
+            the start of the sentence, `IGNORED` for other tokens, where there is no answer, and in sentences as they
+            are, where it is always the word to the left.
         kinds: (B,) number of the corruption in `KINDS`, -1 for a sentence as it was.
         sentence: (B,) which sentence of the batch a row is, or is a corruption of.
     """
@@ -55,6 +60,7 @@ class SentenceBatch(NamedTuple):
     counted: Tensor
     out_of_place: Tensor
     replaced: Tensor
+    before: Tensor
     kinds: Tensor
     sentence: Tensor
 
@@ -88,6 +94,7 @@ def _row(corrupted: Corrupted, kind: int, lexicon: Lexicon, length: int) -> Sent
         begins_word=spelled.begins_word,
         out_of_place=out_of_place(corrupted)[:words],
         replaced=corrupted.replaced[:words],
+        predecessors=predecessors(corrupted)[:words],
         kind=kind,
     )
 
@@ -97,16 +104,27 @@ def collate_sentences(items: Sequence[SentenceItem]) -> SentenceBatch:
     rows = [row for item in items for row in item.rows]
     tokens = pad_tokens([row.tokens for row in rows], pad_id=items[0].pad_id)
     counted, moved, new = np.zeros((3, *tokens.ids.shape), dtype=bool)
+    before = np.full(tokens.ids.shape, IGNORED, dtype=np.int64)
     for place, row in enumerate(rows):
         begins = np.flatnonzero(row.begins_word)
         counted[place, begins] = True
         moved[place, begins] = row.out_of_place
         new[place, begins] = row.replaced
+        if row.kind != GOOD:
+            before[place, begins] = _tokens_before(row.predecessors, begins, before.shape[1])
     return SentenceBatch(
         tokens=tokens,
         counted=torch.from_numpy(counted),
         out_of_place=torch.from_numpy(moved),
         replaced=torch.from_numpy(new),
+        before=torch.from_numpy(before),
         kinds=torch.tensor([row.kind for row in rows]),
         sentence=torch.tensor([place for place, item in enumerate(items) for _ in item.rows]),
     )
+
+
+def _tokens_before(words: NDArray[np.int64], begins: NDArray[np.int64], width: int) -> NDArray[np.int64]:
+    """Turn places among the words into places among the tokens; words that were cut off are no answer."""
+    known = (words >= 0) & (words < len(begins))
+    found = np.where(known, begins[np.where(known, words, 0)], IGNORED)
+    return np.where(words == -1, width, found)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -25,11 +25,13 @@ from auxtasks.backbones.text import TextState, TokenBatch
 from auxtasks.data.corruptions import KINDS, Corrupted, Mixture, corrupt
 from auxtasks.data.length_plan import LengthPlan
 from auxtasks.data.loaders import Records
-from auxtasks.data.sentences import SentenceTable, read_sentences
+from auxtasks.data.sentences import SentenceTable, read_block, read_sentences
+from auxtasks.data.streams import StreamFeed, first_row
 from auxtasks.errors import BackboneError, ColumnError, DataError
 from auxtasks.seeding import generator, torch_seed
 from auxtasks.tasks.base import AuxTask
 from auxtasks.tasks.grammaticality import SentenceEvaluator
+from auxtasks.tasks.order_head import OrderHead, order_loss
 from auxtasks.tasks.sentence_batches import (
     GOOD,
     SentenceBatch,
@@ -40,25 +42,36 @@ from auxtasks.tasks.sentence_batches import (
 )
 from auxtasks.training.objective import StepOutput
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 __all__ = ["Loss", "ShuffledSentences"]
 
-Loss = Literal["sentence", "pair", "token"]
+Loss = Literal["sentence", "pair", "token", "order"]
 
 
 class Scores(NamedTuple):
-    """What the heads say: how good each row is (B,), and the logits of each token (B, T, 2); None without that head."""
+    """What the heads say of B rows; None without that head.
+
+    Attributes:
+        sentence: (B,) how good each row is.
+        token: (B, T, 2) logits of being out of place, and of being new.
+        state: the last layer, for heads that need to know more of the batch.
+    """
 
     sentence: Tensor | None
     token: Tensor | None
+    state: TextState
 
 
 class ShuffledSentences(AuxTask):
     """Learn word order and word choice from sentences beside their corruptions.
 
-    Three losses, each usable alone or summed. On the sentence head, ``sentence`` tells good rows from bad ones, and
+    Four losses, each usable alone or summed. On the sentence head, ``sentence`` tells good rows from bad ones, and
     ``pair`` puts a sentence above its own corruption (softplus of the difference of scores). On the token head,
     ``token`` finds the words that stand behind another word than they did, and the words that are new: a dozen answers
-    a sentence instead of one.
+    a sentence instead of one. On the order head, ``order`` says of each word of a corruption which word stood before it
+    in the sentence: more bits a word, and the quickest teacher of which word follows which.
 
     Args:
         backbone: takes text and has a tokenizer.
@@ -95,9 +108,10 @@ class ShuffledSentences(AuxTask):
             )
         self.losses = {"sentence": 0.5, "pair": 0.5, "token": 1.0} if losses is None else dict(losses)
         unknown = sorted(set(self.losses) - set(get_args(Loss)))
-        if unknown or not self.losses or min(self.losses.values()) <= 0:
+        if unknown or set(self.losses) <= {"order"} or min(self.losses.values()) <= 0:
             raise DataError(
-                f"losses are weights above zero of {', '.join(get_args(Loss))}, at least one; found {self.losses}."
+                f"losses are weights above zero of {', '.join(get_args(Loss))}, at least one of them other than order, "
+                f"which cannot score a sentence; found {self.losses}."
             )
         self.mixture = mixture or Mixture()
         self.keep_initial = keep_initial
@@ -110,6 +124,7 @@ class ShuffledSentences(AuxTask):
             # An unused parameter makes DDP raise: a head is made only where a loss trains it.
             self.sentence_head = _sentence_head(width) if {"sentence", "pair"} & set(self.losses) else None
             self.token_head = nn.Linear(width, 2) if "token" in self.losses else None
+            self.order_head = OrderHead(width) if "order" in self.losses else None
 
     @property
     def description(self) -> str:
@@ -132,9 +147,7 @@ class ShuffledSentences(AuxTask):
         """Read a corpus with a column ``text`` as words, once."""
         if "text" not in dataset.column_names:
             raise ColumnError(f"there is no column 'text'; there are {', '.join(dataset.column_names)}.")
-        tokenizer, length = self.backbone.tokenizer, self.backbone.input.length
-        if tokenizer is None or length is None:
-            raise BackboneError("the backbone has no tokenizer: build it with tokenizer=, see `train_tokenizer`.")
+        tokenizer, length = self._tokenizer_and_length()
         return read_sentences(
             list(dataset["text"]),
             tokenizer,
@@ -151,6 +164,38 @@ class ShuffledSentences(AuxTask):
                 f"shuffled sentences read a SentenceTable, found {type(records).__name__}: make one by task.prepare()."
             )
         return LengthPlan(records.token_lengths(), batch_size, seed, window=self.window, batch_tokens=self.batch_tokens)
+
+    def stream(self, dataset: IterableDataset, batch_size: int, seed: int, *, workers: int = 0) -> StreamFeed:
+        """Read a corpus with a column ``text`` block by block; words to put in are drawn from the sentence's block."""
+        self._tokenizer_and_length()
+        row = first_row(dataset)
+        if "text" not in row:
+            raise ColumnError(f"the stream has no column 'text'; it has {', '.join(row)}.")
+        if not isinstance(row["text"], str | None):
+            raise ColumnError(f"the column 'text' holds {type(row['text']).__name__}; expected strings.")
+        return StreamFeed(
+            # Alone: what waits for its batch is kept in checkpoints.
+            dataset=dataset.select_columns(["text"]),
+            read_block=self._read_block,
+            transform=self.transform,
+            collate=self.collate,
+            batch_size=batch_size,
+            seed=seed,
+            batch_tokens=self.batch_tokens,
+            most_left_out=self.most_left_out,
+            workers=workers,
+        )
+
+    def _read_block(self, rows: Sequence[Mapping[str, Any]], first: bool) -> SentenceTable:
+        tokenizer, length = self._tokenizer_and_length()
+        texts = [row["text"] for row in rows]
+        return read_block(texts, tokenizer, length=length, keep_initial=self.keep_initial, check_spelling=first)
+
+    def _tokenizer_and_length(self) -> tuple[PreTrainedTokenizerBase, int]:
+        tokenizer, length = self.backbone.tokenizer, self.backbone.input.length
+        if tokenizer is None or length is None:
+            raise BackboneError("the backbone has no tokenizer: build it with tokenizer=, see `train_tokenizer`.")
+        return tokenizer, length
 
     def transform(self, record: Mapping[str, Any], rng: np.random.Generator) -> SentenceItem:
         """Put a sentence beside a corruption of itself."""
@@ -191,8 +236,11 @@ class ShuffledSentences(AuxTask):
         """Return what the heads say of a batch of texts."""
         state = self.backbone(tokens)
         return Scores(
-            sentence=None if self.sentence_head is None else self.sentence_head(_pooled(state)).squeeze(1),
+            sentence=None
+            if self.sentence_head is None
+            else self.sentence_head(pool_layer(state, "mean_max")).squeeze(1),
             token=None if self.token_head is None else self.token_head(state.hidden),
+            state=state,
         )
 
     def forward(self, batch: SentenceBatch) -> StepOutput:
@@ -213,10 +261,13 @@ class ShuffledSentences(AuxTask):
             parts["pair"] = (2 * share * F.softplus(-beside))[~good].sum()
         if found.token is not None:
             parts["token"] = (share * _token_loss(found.token.float(), batch)).sum()
+        if self.order_head is not None:
+            logits = self.order_head(found.state.hidden, batch.counted)
+            parts["order"] = (2 * share * order_loss(logits, batch.before))[~good].sum()
         loss = torch.stack([weight * parts[name] for name, weight in self.losses.items()]).sum()
         named = {f"{name}_loss": parts[name].detach() / sentences for name in self.losses}
         if found.sentence is not None:
-            named["pair_accuracy"] = (beside[~good] > 0).float().mean().detach()
+            named["pair_accuracy"] = (beside[~good] > 0).float().sum() / (~good).sum().clamp(min=1)
         return StepOutput(loss, sentences.float(), named)
 
     def evaluator(self) -> SentenceEvaluator:
@@ -235,12 +286,8 @@ class ShuffledSentences(AuxTask):
 
 
 def _sentence_head(width: int) -> nn.Module:
+    """Read mean and maximum over the tokens: one broken word is enough to make a sentence bad."""
     return nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 1))
-
-
-def _pooled(state: TextState) -> Tensor:
-    """Return mean and maximum over the tokens, (B, 2 D): one broken word is enough to make a sentence bad."""
-    return torch.cat([pool_layer(state, "mean"), pool_layer(state, "max")], dim=1)
 
 
 def _token_loss(logits: Tensor, batch: SentenceBatch) -> Tensor:

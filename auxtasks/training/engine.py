@@ -1,8 +1,9 @@
-"""The one training loop. It knows no task: it asks an `Objective` for losses and a `Feed` for batches.
+"""The one training loop. It knows no task: it asks an `Objective` for losses and a `BatchSource` for batches.
 
 Pretraining, layer-wise training and fine-tuning all run through here. Every number it draws is a function of (seed,
-step, micro-batch, rank), the learning rate is a function of the step, and the data is a function of the step: so a run
-that was killed and resumed ends with the weights of one that was not, bit for bit.
+step, micro-batch, rank), the learning rate is a function of the step, and the data is a function of the step or, where
+it is a stream, of a position that every checkpoint holds: so a run that was killed and resumed ends with the weights of
+one that was not, bit for bit.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import send_to_device
+from accelerate.utils import gather_object, send_to_device
 from torch import Tensor, nn
 
 from auxtasks import checkpoint
-from auxtasks.data.loaders import Feed, Shard
+from auxtasks.data.loaders import BatchSource, Shard
 from auxtasks.errors import NonFiniteError, TrainingError
 from auxtasks.seeding import torch_seed
 from auxtasks.training.objective import Objective, StepOutput
@@ -45,7 +46,7 @@ __all__ = ["train"]
 
 def train(
     objective: Objective,
-    feed: Feed[Any, Any],
+    feed: BatchSource,
     phases: Sequence[Phase],
     *,
     seed: int,
@@ -99,7 +100,7 @@ class _Loop:
     def __init__(
         self,
         objective: Objective,
-        feed: Feed[Any, Any],
+        feed: BatchSource,
         phases: Sequence[Phase],
         *,
         seed: int,
@@ -121,17 +122,17 @@ class _Loop:
         self.validate = validate
         self.accelerator = _accelerator(settings, folder)
         self.shard = Shard(self.accelerator.process_index, self.accelerator.num_processes, settings.accumulation)
-        self.shard.micro_batches(feed.plan.batch(0))  # refuses a batch that cannot be split before anything is done
+        feed.check(self.shard)  # before anything is done
         self.store = CheckpointStore(folder / "checkpoints", settings.keep_checkpoints) if folder else None
         self.log = MetricsLog(folder / "metrics.jsonl" if folder and self.accelerator.is_main_process else None)
         self.identity = {**identity, "seed": seed, "steps": [phase.steps for phase in phases],
                          "optimizer": dataclasses.asdict(optimizer), "mixed_precision": settings.mixed_precision,
-                         "accumulation": settings.accumulation, "batch_size": feed.plan.batch_size}  # fmt: skip
+                         "accumulation": settings.accumulation, "batch_size": feed.batch_size}  # fmt: skip
         self.metrics: dict[str, float] = {}
         self.window = Window()
         self.first_bad_step: Tensor | None = None
         # Inside the gradient, so that it is not too small for half precision; `_finish_gradients` corrects it exactly.
-        self.divisor = feed.plan.batch_size / self.shard.processes
+        self.divisor = feed.batch_size / self.shard.processes
 
     @property
     def total(self) -> int:
@@ -199,7 +200,7 @@ class _Loop:
             due = _is_due(step + 1, self.settings.log_every) or last
             self.objective.log_metrics = due
             waited = self._step(model, optimizer, batches, step)
-            meter.add(self.feed.plan.batch_size, waited)
+            meter.add(self.feed.batch_size, waited)
             bar.advance(self._log(step + 1, phase, meter) if due else None)
             if self.validate and (_is_due(step + 1, self.settings.validate_every) or last):
                 self._validate(step + 1)
@@ -235,7 +236,7 @@ class _Loop:
         """Divide by the weight of the whole step, check, and clip."""
         parameters = [p for p in self.objective.parameters() if p.grad is not None]
         # DDP has averaged over processes what was divided by batch_size / processes: this makes it sum / weight.
-        factor = self.feed.plan.batch_size / totals[1]
+        factor = self.feed.batch_size / totals[1]
         if self.accelerator.device.type != "cpu" or float(factor) != 1.0:
             for parameter in parameters:
                 parameter.grad.mul_(factor)  # type: ignore[union-attr]
@@ -292,11 +293,15 @@ class _Loop:
     def _write_checkpoint(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         self._check_finite()
         assert self.store is not None  # the caller asked
+        position = self.feed.position()
+        positions = None if position is None else gather_object([position])  # of all processes, in order of rank
         if self.accelerator.is_main_process:
-            self.store.write(step, lambda folder: self._fill_checkpoint(folder, step, optimizer))
+            self.store.write(step, lambda folder: self._fill_checkpoint(folder, step, optimizer, positions))
         self.accelerator.wait_for_everyone()
 
-    def _fill_checkpoint(self, folder: Path, step: int, optimizer: torch.optim.Optimizer) -> None:
+    def _fill_checkpoint(
+        self, folder: Path, step: int, optimizer: torch.optim.Optimizer, positions: list[dict[str, Any]] | None
+    ) -> None:
         self.objective.save(folder, {**self.provenance, "steps": step, "seed": self.seed})
         training = folder / "training"
         training.mkdir()
@@ -315,6 +320,10 @@ class _Loop:
                 "versions": {"torch": torch.__version__},
             },
         )
+        if positions is not None:
+            checkpoint.write_json(
+                training / "stream.json", {"schema": checkpoint.SCHEMA_VERSION, "processes": positions}
+            )
 
     def _resume(self) -> tuple[int, dict[str, Tensor]]:
         """Return the step to begin with and the optimizer's state, both from the newest checkpoint if there is one."""
@@ -324,6 +333,9 @@ class _Loop:
             return 0, {}
         state = checkpoint.read_json(newest / "training" / "state.json")
         CheckpointStore.check_identity(state["identity"], _as_json(self.identity), newest)
+        if self.feed.position() is not None:
+            positions = checkpoint.read_json(newest / "training" / "stream.json")["processes"]
+            self.feed.go_to(CheckpointStore.position_of(self.shard, positions, newest))
         self.objective.restore(newest)
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])

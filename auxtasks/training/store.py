@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from auxtasks import checkpoint
+from auxtasks.data.loaders import Shard
 from auxtasks.errors import CheckpointError
 
 __all__ = ["CheckpointStore"]
@@ -67,3 +68,17 @@ class CheckpointStore:
                 f"{place} was written with other settings: {'; '.join(differing)}. Resume with the same settings, or "
                 "choose another output folder."
             )
+
+    @staticmethod
+    def position_of(shard: Shard, positions: Sequence[Mapping[str, Any]], place: Path) -> Mapping[str, Any]:
+        """Return where one process stood in a stream.
+
+        Raises:
+            CheckpointError: another number of processes wrote the checkpoint.
+        """
+        if len(positions) != shard.processes:
+            raise CheckpointError(
+                f"{place} was written by {len(positions)} processes, each in a place of its own of the stream; now "
+                f"there are {shard.processes}. Resume with {len(positions)}, or choose another output folder."
+            )
+        return positions[shard.rank]

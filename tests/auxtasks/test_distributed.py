@@ -20,15 +20,16 @@ SCRIPT = '''
 import json, os, sys
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from auxtasks import checkpoint
-from auxtasks.backbones import convnet
-from auxtasks.data import load_source
+from auxtasks.backbones import convnet, transformers
+from auxtasks.data import load_source, train_tokenizer
 from auxtasks.pretrain import pretrain
-from auxtasks.tasks import FacePairs
+from auxtasks.tasks import FacePairs, ShuffledSentences
 from auxtasks.training.optim import OptimizerSettings
 from auxtasks.training.settings import LoopSettings
 
@@ -49,9 +50,7 @@ class Watched(FacePairs):
         return super().forward(batch)
 
 
-def run(name, loss, steps, optimizer, hardness=0.0):
-    network = convnet(size=16, widths=[8, 16], blocks=[1, 1], embedding=8, dropout=0.0)
-    task = Watched(network, photos=2, loss=loss, hardness=hardness)
+def run(name, task, data, held_out, steps, optimizer, accumulation=1):
     names = {parameter: parameter_name for parameter_name, parameter in task.named_parameters()}
     step = [0]
 
@@ -63,11 +62,34 @@ def run(name, loss, steps, optimizer, hardness=0.0):
 
     hook = register_optimizer_step_pre_hook(keep)
     try:
-        return task, pretrain(task, faces, steps=steps, batch_size=16, seed=1, validation=strangers,
-                              optimizer=optimizer, folder=out / name,
-                              loop=LoopSettings(log_every=1, show_progress=False))
+        return pretrain(task, data, steps=steps, batch_size=16, seed=1, validation=held_out, optimizer=optimizer,
+                        folder=out / name,
+                        loop=LoopSettings(log_every=1, show_progress=False, accumulation=accumulation))
     finally:
         hook.remove()
+
+
+def face_task(loss, hardness=0.0):
+    network = convnet(size=16, widths=[8, 16], blocks=[1, 1], embedding=8, dropout=0.0)
+    return Watched(network, photos=2, loss=loss, hardness=hardness)
+
+
+words = "the a old young dog cat bird saw heard chased and , quickly".split()
+draw = np.random.default_rng(0)
+texts = [" ".join(draw.choice(words, size=size)) + "." for size in draw.integers(4, 14, size=70)]
+
+
+def sentence_task(**options):
+    config = {"model_type": "modernbert", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+              "intermediate_size": 24, "max_position_embeddings": 32,
+              # Large weights: with the usual ones the order of words changes a score by less than float32 rounds off.
+              "initializer_range": 0.3}
+    network = transformers(config, tokenizer=train_tokenizer(texts, size=90), length=32)
+    return ShuffledSentences(network, losses=dict.fromkeys(("sentence", "pair", "token", "order"), 1.0), **options)
+
+
+def sentences(rows):
+    return load_source({"text": rows}, columns={"text": "text"})
 
 
 # Small steps: large ones blow up what float32 rounds off, until two runs differ by more than the gradients of either.
@@ -75,10 +97,15 @@ plain = OptimizerSettings(name="sgd", momentum=0.0, weight_decay=0.0, learning_r
                           warmup_steps=0, clip_norm=None)
 for name, loss, hardness in (("logistic", "logistic", 0.0), ("hard", "logistic", 1.0),
                              ("contrastive", "contrastive", 0.0), ("triplet", "triplet", 0.0)):
-    run(name, loss, 4, plain, hardness)
+    run(name, face_task(loss, hardness), faces, strangers, 4, plain)
 assert seen == [16 // processes] * 16, seen
 
-task, result = run("whole", "logistic", 12, OptimizerSettings(learning_rate=3e-3))
+for name, accumulation, options in (("sentences", 1, {}), ("sentences_accumulated", 4, {}),
+                                    ("sentences_by_tokens", 1, {"batch_tokens": 16 * 24})):
+    run(name, sentence_task(**options), sentences(texts[:60]), sentences(texts[60:]), 4, plain, accumulation)
+
+task = face_task("logistic")
+result = run("whole", task, faces, strangers, 12, OptimizerSettings(learning_rate=3e-3))
 task.eval()
 again = task.evaluate(task.prepare(strangers))
 scores = {**{f"again/{name}": value for name, value in again.items()}, **result.metrics}
@@ -126,16 +153,9 @@ def lines(folder: Path, run: str, kind: str) -> list[dict[str, float]]:
     return [{name: value for name, value in line.items() if name not in timed} for line in found]
 
 
-@pytest.mark.parametrize("run", ["logistic", "hard", "contrastive", "triplet"])
-def test_losses_and_gradients_of_two_processes_are_those_of_one(outputs, run):
-    one, two = lines(outputs[1], run, "train"), lines(outputs[2], run, "train")
-    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-5)
-    assert len(one) == 4
-    expected = {name: g for name, g in tensors(outputs[1], "gradients-0").items() if name.startswith(f"{run}/")}
-    found = tensors(outputs[2], "gradients-0")
+def assert_same_gradients(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> set[str]:
+    """Hold the gradients of all steps against each other; return the names of all parameters."""
     parameters = {name.split("/", 2)[2] for name in expected}
-    assert {"backbone.module.stem.0.weight", "backbone.module.embedding.weight"} <= parameters
-    assert ("threshold" in parameters) == ("log_scale" in parameters) == (run in ("logistic", "hard"))
     assert len(expected) == 4 * len(parameters)
     moved = set()
     for name, gradient in expected.items():
@@ -144,6 +164,45 @@ def test_losses_and_gradients_of_two_processes_are_those_of_one(outputs, run):
         if gradient.norm() > 1e-6:
             moved.add(name.split("/", 2)[2])
     assert moved == parameters  # no gradient is zero in all steps
+    return parameters
+
+
+def gradients_of(folder: Path, run: str, named: str | None = None) -> dict[str, torch.Tensor]:
+    """Return the gradients of a run, under its own name or that of another one."""
+    found = tensors(folder, "gradients-0").items()
+    return {name.replace(run, named or run, 1): g for name, g in found if name.startswith(f"{run}/")}
+
+
+@pytest.mark.parametrize("run", ["logistic", "hard", "contrastive", "triplet"])
+def test_losses_and_gradients_of_two_processes_are_those_of_one(outputs, run):
+    one, two = lines(outputs[1], run, "train"), lines(outputs[2], run, "train")
+    assert [line["loss"] for line in two] == pytest.approx([line["loss"] for line in one], rel=1e-5)
+    assert len(one) == 4
+    parameters = assert_same_gradients(gradients_of(outputs[2], run), gradients_of(outputs[1], run))
+    assert {"backbone.module.stem.0.weight", "backbone.module.embedding.weight"} <= parameters
+    assert ("threshold" in parameters) == ("log_scale" in parameters) == (run in ("logistic", "hard"))
+
+
+SENTENCES = ["sentences", "sentences_accumulated", "sentences_by_tokens"]
+
+
+@pytest.mark.parametrize("run", SENTENCES)
+def test_two_processes_learn_from_sentences_as_one_does(outputs, run):
+    for kind, count in (("train", 4), ("validation", 1)):
+        one, two = lines(outputs[1], run, kind), lines(outputs[2], run, kind)
+        assert len(one) == count
+        for a, b in zip(one, two, strict=True):
+            assert b == pytest.approx(a, rel=1e-5, abs=1e-6)
+    parameters = assert_same_gradients(gradients_of(outputs[2], run), gradients_of(outputs[1], run))
+    assert {"token_head.weight", "sentence_head.0.weight", "order_head.start"} <= parameters
+    assert any(name.startswith("backbone.module.embeddings") for name in parameters)
+
+
+def test_accumulated_sentences_are_one_batch(outputs):
+    # No sentence is compared with another one, so that micro-batches change nothing, in one process or two.
+    expected = gradients_of(outputs[1], "sentences")
+    for processes in (1, 2):
+        assert_same_gradients(gradients_of(outputs[processes], "sentences_accumulated", "sentences"), expected)
 
 
 def test_both_processes_hold_the_same_gradients_and_weights(outputs):

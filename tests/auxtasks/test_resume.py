@@ -7,15 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from auxtasks import checkpoint
-from auxtasks.backbones import convnet
-from auxtasks.data import load_source
+from auxtasks.backbones import convnet, transformers
+from auxtasks.data import Mixture, load_source, train_tokenizer
 from auxtasks.errors import CheckpointError
 from auxtasks.pretrain import pretrain
-from auxtasks.tasks import FacePairs
+from auxtasks.tasks import FacePairs, ShuffledSentences
 from auxtasks.training.optim import OptimizerSettings
 from auxtasks.training.settings import LoopSettings
 
@@ -154,6 +155,72 @@ def test_stopped_many_times(tmp_path, straight):
 def test_the_number_of_workers_changes_no_bit(tmp_path, straight, workers):
     run(tmp_path, workers=workers)
     assert_same_run(tmp_path, straight["no"])
+
+
+# Sentences, whose corruptions follow a curriculum, so that an item depends on its step as well
+
+
+def make_texts(seed=0):
+    rng = np.random.default_rng(seed)
+    words = ["the", "a", "old", "young", "dog", "cat", "bird", "saw", "heard", "chased", "and"]
+    return [" ".join(rng.choice(words, size=size)) + "." for size in rng.integers(5, 14, size=40)]
+
+
+def make_sentence_task(**options):
+    config = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "intermediate_size": 24, "max_position_embeddings": 32, "hidden_dropout_prob": 0.3}  # fmt: skip
+    network = transformers(config, tokenizer=train_tokenizer(make_texts(), size=90), length=32)
+    mixture = Mixture(easy={"shuffle": 1.0, "duplicate": 1.0}, curriculum_steps=STEPS)
+    return ShuffledSentences(network, **{"mixture": mixture, **options})
+
+
+def run_sentences(folder, **options):
+    """Pretrain on sentences; the folder decides where to begin."""
+    data = load_source({"text": make_texts()}, columns={"text": "text"})
+    return run(folder, **{"task": make_sentence_task(), "data": data, **options})
+
+
+@pytest.fixture(scope="module")
+def straight_sentences(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sentences")
+    run_sentences(folder)
+    return folder
+
+
+@pytest.mark.parametrize("step", [2, 7])  # 9 steps are two epochs
+def test_sentences_stopped_and_resumed(tmp_path, straight_sentences, step):
+    with pytest.raises(StoppedError, match="in the middle of a step"):
+        run_sentences(tmp_path, task=stop_at(make_sentence_task(), step, raise_stopped))
+    run_sentences(tmp_path)
+    assert_same_run(tmp_path, straight_sentences)
+
+
+def test_sentences_by_tokens_stopped_and_resumed(tmp_path):
+    # Epochs of different length: a resumed run has to count them.
+    folders = [tmp_path / name for name in ("straight", "stopped")]
+    run_sentences(folders[0], task=make_sentence_task(batch_tokens=200))
+    with pytest.raises(StoppedError, match="in the middle of a step"):
+        run_sentences(folders[1], task=stop_at(make_sentence_task(batch_tokens=200), 7, raise_stopped))
+    run_sentences(folders[1], task=make_sentence_task(batch_tokens=200))
+    assert_same_run(folders[1], folders[0])
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_number_of_workers_changes_no_bit_of_a_run_on_sentences(tmp_path, straight_sentences, workers):
+    run_sentences(tmp_path, workers=workers)
+    assert_same_run(tmp_path, straight_sentences)
+
+
+def test_a_cache_changes_no_bit_of_a_run_on_sentences(tmp_path, straight_sentences):
+    for name in ("written", "read"):
+        run_sentences(tmp_path / name, cache=tmp_path / "cache")
+        assert_same_run(tmp_path / name, straight_sentences)
+
+
+def test_other_corruptions_are_refused(straight_sentences):
+    with pytest.raises(CheckpointError, match=r"other settings: mixture: .*'duplicate'.* there, .* asked"):
+        run_sentences(straight_sentences, task=make_sentence_task(mixture=Mixture()))
 
 
 # What is refused

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -110,6 +112,66 @@ def test_json_lines(tmp_path: Path, files: list[str], pictures: list[np.ndarray]
 def test_text_lines(tmp_path: Path) -> None:
     (tmp_path / "lines.txt").write_text("one\ntwo\n")
     assert load_source(tmp_path / "lines.txt", columns={"text": "text"})["text"][:] == ["one", "two"]
+
+
+def test_text_file_of_paragraphs(tmp_path: Path) -> None:
+    # A mark at the start, Windows line ends, blank lines, and characters that Python's splitlines would split at.
+    content = b"\xef\xbb\xbfone\r\n\r\n \t\r\nt\xc3\xa9wo\x0bhalf\n\n" + "three\u2028rest\n\u00a0\n".encode()
+    (tmp_path / "lines.txt").write_bytes(content)
+    expected = ["one", "t\u00e9wo\x0bhalf", "three\u2028rest"]
+    assert load_source(tmp_path / "lines.txt", columns={"text": "text"})["text"][:] == expected
+    with gzip.open(tmp_path / "packed.txt.gz", "wb") as file:
+        file.write(content.removeprefix(b"\xef\xbb\xbf"))
+    assert load_source(tmp_path / "packed.txt.gz", columns={"text": "text"})["text"][:] == expected
+    (tmp_path / "corpus.en").write_bytes(content)
+    assert load_source(tmp_path / "corpus.en", kind="text", columns={"text": "text"})["text"][:] == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "byte", "position"),
+    [
+        (b"one\ntwo\nthr\xe9e\n", 3, "0xe9", 11),
+        (b"\xff\xfeo\0n\0", 1, "0xff", 0),
+        (b"one\ncut \xc3", 2, "0xc3", 8),  # the file ends within a character
+        (b"\n" * 9 + b"\xc3\xa9" * 8 + b"\xa9", 10, "0xa9", 25),  # blocks of 16 bytes split a character
+        (b"\n" * 14 + b"\xe6\xbc\xff", 15, "0xe6", 14),  # found in the next block
+    ],
+)
+@pytest.mark.parametrize("suffix", ["txt", "csv", "jsonl", "txt.gz"])
+def test_bytes_that_are_not_utf8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, line: int, byte: str, position: int, suffix: str
+) -> None:
+    monkeypatch.setattr("auxtasks.data.opening._BLOCK_BYTES", 16)
+    place = tmp_path / f"corpus.{suffix}"
+    place.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
+    with pytest.raises(
+        DataError,
+        match=rf"corpus\.{suffix} is not UTF-8: line {line} holds the byte {byte} \(byte {position} of the file\)",
+    ):
+        load_source(place, columns={"text": "text"})
+
+
+def test_characters_across_blocks_are_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("auxtasks.data.opening._BLOCK_BYTES", 3)
+    lines = ["\u6f22\u5b57 \U0001f600", "\u00e9" * 7]
+    (tmp_path / "lines.txt").write_text("\n".join(lines), encoding="utf-8")
+    assert load_source(tmp_path / "lines.txt", columns={"text": "text"})["text"][:] == lines
+
+
+def test_files_with_nothing_in_them(tmp_path: Path) -> None:
+    (tmp_path / "blank.txt").write_text("\n \n")
+    with pytest.raises(DataError, match=r"blank.txt has no rows"):
+        load_source(tmp_path / "blank.txt", columns={"text": "text"})
+    for suffix in ("txt", "csv", "jsonl"):
+        (tmp_path / f"nothing.{suffix}").write_bytes(b"")
+        with pytest.raises(DataError, match=rf"nothing.{suffix} is empty"):
+            load_source(tmp_path / f"nothing.{suffix}", columns={"text": "text"})
+
+
+def test_packed_otherwise_is_left_to_the_reader(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "table.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("lines.txt", "\u00e9ne\ntwo\n")
+    assert load_source(tmp_path / "table.zip", kind="text", columns={"text": "text"})["text"][:] == ["\u00e9ne", "two"]
 
 
 @pytest.mark.parametrize("form", ["binary", "struct", "struct_other_order", "path", "struct_of_path"])

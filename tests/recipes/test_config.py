@@ -94,8 +94,8 @@ def test_a_key_like_nothing_gets_no_guess():
         ("transfer.shots=[5,1]", "transfer.shots: different numbers in rising order, found [5, 1]."),
         ("verification.protocol=x", "verification.pairs: required, not given"),
         ("data.path=null", "data.path: not given. Name a data set with data.path=PATH"),
-        ("targets.att.label=x", "targets.att.path: not given. Name a data set with targets.att.path=PATH, or leave the "
-                                "target out with targets.att=null"),
+        ("targets.att.label=x", "targets.att.path: not given. Name a data set with targets.att.path=PATH, or leave it "
+                                "out with targets.att=null"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_one_line(override, expected):

@@ -10,6 +10,7 @@ from transfer.spaces import default_pools
 # What a recipe needs to be told, since its data cannot be shipped.
 TOLD = {
     "faces_demo": [],
+    "sentences_demo": [],
     "faces_lfw": ["data.path=lfw.parquet", "targets.att.path=att.parquet", "targets.gt.path=gt.parquet"],
 }
 

@@ -88,12 +88,17 @@ def opinions_test(tokenizer):
     return dataclasses.replace(table, labels=turned[table.labels], class_names=table.class_names[::-1])
 
 
+@pytest.fixture(scope="session")
+def make_encoder(tokenizer):
+    """Build a BERT with layers embeddings, block1 and block2, for texts of at most 24 tokens."""
+
+    def build():
+        sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+        return transformers({"model_type": "bert", **sizes}, length=24, tokenizer=tokenizer)
+
+    return build
+
+
 @pytest.fixture
-def encoder(tokenizer):
-    """A BERT with layers embeddings, block1 and block2, for texts of at most 24 tokens."""
-    return tiny_encoder(tokenizer)
-
-
-def tiny_encoder(tokenizer, **changes):
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-    return transformers({"model_type": "bert", **sizes, **changes}, length=24, tokenizer=tokenizer)
+def encoder(make_encoder):
+    return make_encoder()

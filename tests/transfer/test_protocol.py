@@ -115,3 +115,31 @@ def test_class_accuracies_by_loops():
         expected.append(sum(predicted[row] == label for row in items) / len(items))
     assert class_accuracies(predicted, labels, 4).tolist() == pytest.approx(expected)
     assert 0 < min(expected) + max(expected) < 2  # neither all wrong nor all right
+
+
+# --- a fixed test set -------------------------------------------------------------------------------------------------
+
+FIXED = np.arange(len(LABELS), len(LABELS) + 9)
+
+
+def test_a_fixed_test_is_every_draws_and_leaves_the_supports_as_they_are():
+    fixed = plan_draws(LABELS, Protocol(shots=(1, 3, 5), draws=4), test=FIXED)
+    for draw, without in zip(fixed, planned(), strict=True):
+        assert draw.test.tolist() == FIXED.tolist()
+        for shot, rows in draw.support.items():
+            np.testing.assert_array_equal(rows, without.support[shot])
+
+
+def test_with_a_fixed_test_every_item_of_a_class_may_be_a_label():
+    labels = [0] * 5 + [1] * 6
+    (draw,) = plan_draws(labels, Protocol(shots=(5,), draws=1), test=np.array([11]))
+    assert sorted(draw.support[5])[:5] == [0, 1, 2, 3, 4]
+    with pytest.raises(
+        TransferError, match=r"1 of 2 classes have too few items for 6 shots: class 0 has 5, needed are 6"
+    ):
+        plan_draws(labels, Protocol(shots=(6,)), test=np.array([11]))
+
+
+def test_a_fixed_test_is_not_thinned_out():
+    with pytest.raises(TransferError, match=r"test_per_class is 4, but a fixed test set is used whole: leave one out"):
+        plan_draws(LABELS, Protocol(test_per_class=4), test=FIXED)

@@ -1,0 +1,152 @@
+"""Runs on faces: what they are pretrained on, verified by, and reused for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from auxtasks.backbones import Backbone
+from auxtasks.data.align import align_faces
+from auxtasks.data.augment import with_room
+from auxtasks.data.images import ImageTable, decode_images
+from auxtasks.data.pairs import hold_out, load_pairs, refuse_trained_people
+from auxtasks.tasks import FacePairs
+from auxtasks.tasks.verification import held_out_threshold, verify
+from recipes.build import load_columns, present_classes
+from recipes.folder import RunFolder, cache_folder
+from recipes.schema import Recipe, Target
+from recipes.target_data import TargetData
+from transfer.leaks import find_leaks
+from transfer.spaces import Pretrained
+
+__all__ = ["FacePretraining"]
+
+
+@dataclasses.dataclass(frozen=True)
+class FacePretraining:
+    """The photos of a run's pretraining, split by people.
+
+    Attributes:
+        recipe: of the run.
+        task: with the backbone.
+        source: rows as they were read; the pairs of a protocol refer to them.
+        table: all readable pictures.
+        trained, held_out: of disjoint people.
+    """
+
+    recipe: Recipe
+    task: FacePairs
+    source: Dataset
+    table: ImageTable
+    trained: ImageTable
+    held_out: ImageTable
+
+    @classmethod
+    def read(cls, recipe: Recipe, task: FacePairs) -> FacePretraining:
+        """Load what is pretrained on, aligned if the recipe says so, and decode it once."""
+        source, table = _photos(recipe, task)
+        trained, held_out = hold_out(table.labels, recipe.data.holdout, recipe.seed)
+        return cls(recipe, task, source, table, table.subset(trained), table.subset(held_out))
+
+    @property
+    def described(self) -> str:
+        """What was trained on, in a few words."""
+        return f"{len(self.trained):,} pictures of {self.recipe.data.path}"
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the report should know of the data."""
+        return [f"{len(self.table.skipped)} unreadable pictures were skipped."] if self.table.skipped else []
+
+    @property
+    def reusable(self) -> Pretrained | None:
+        """Pictures that may serve a target without costing one of its labels."""
+        return Pretrained(self.trained, self.held_out)
+
+    def evaluate(self, folder: RunFolder) -> dict[str, float]:
+        """Score the recipe's pairs; the threshold comes from the held-out people."""
+        wanted, data = self.recipe.verification, self.recipe.data
+        if wanted is None or data.path is None:
+            return {}
+        path = Path(wanted.pairs)
+        if not path.is_absolute():
+            path = Path(data.path).parent / path
+        everyone = self.recipe.model_copy(update={"data": data.model_copy(update={"where": None})})
+        source, table = _photos(everyone, self.task)
+        pairs = load_pairs(path, source, key=wanted.key, protocol=wanted.protocol)
+        names = source.features["label"].names
+        people = {names[label] for label in np.unique(np.asarray(source["label"])[pairs.rows])}
+        refuse_trained_people(people, _people(self.trained))
+        backbone = self.task.backbone
+        threshold = held_out_threshold(backbone, self.held_out, seed=self.recipe.seed, mirror=wanted.mirror)
+        folder.log_opening({"target": "verification", "pairs": len(pairs), "threshold": threshold, "file": str(path)})
+        found = verify(backbone, table, pairs, threshold=threshold, mirror=wanted.mirror)
+        return {f"verification/{name}": value for name, value in found.items()}
+
+    def target(self, name: str, target: Target, backbone: Backbone) -> TargetData:
+        """Load a target and decode it as the backbone needs it."""
+        table = _target_table(target, backbone, target.split)
+        test = None if target.test_split is None else _target_table(target, backbone, target.test_split)
+        height, width = backbone.input.shape[1:]
+        kind = "grey" if backbone.input.channels == 1 else "colour"
+        notes = [f"{name}: pictures were resized to {height} x {width} pixels, {kind}, as the backbone takes them."]
+        if table.skipped:
+            notes.append(f"{name}: {len(table.skipped)} unreadable pictures were skipped.")
+        return TargetData(table, test, notes)
+
+    def leaks(self, name: str, data: TargetData) -> list[str]:
+        """Look for pictures and people that pretraining and the target share."""
+        # "0" of two data sets is not one person: numbers are no names.
+        ours, theirs = _names(_people(self.table)), _names(data.table.class_names)
+        tables = [table for table in (data.table, data.test) if isinstance(table, ImageTable)]
+        leaks = find_leaks(
+            self.table.pixels,
+            [picture for table in tables for picture in table.pixels],
+            pretraining_names=ours or None,
+            target_names=theirs or None,
+        )
+        if self.recipe.transfer.on_leak == "raise":
+            leaks.raise_if_any()
+        return [f"{name}: {line}" for line in leaks.describe().splitlines()]
+
+
+def _photos(recipe: Recipe, task: FacePairs) -> tuple[Dataset, ImageTable]:
+    cache, data = cache_folder(), recipe.data
+    columns = {"image": data.image, "label": data.label}
+    required = ["image"] if data.allow_unlabelled else None
+    source = load_columns(data, columns, required=required, allow_unlabelled=data.allow_unlabelled)
+    if data.align is not None:
+        source = align_faces(
+            source,
+            size=(data.align.size, data.align.size),
+            cache=cache / "aligned",
+            margin=data.align.margin,
+            on_missing=data.align.on_missing,
+        )
+    return source, task.prepare(source, cache=cache / "pictures")
+
+
+def _target_table(target: Target, backbone: Backbone, split: str | None) -> ImageTable:
+    height, width = backbone.input.shape[1:]
+    table = decode_images(
+        load_columns(target, {"image": target.image, "label": target.label}, split=split),
+        size=with_room((height, width)),
+        channels=backbone.input.shape[0],
+        fit=target.fit,
+        on_error=target.on_error,
+        cache=cache_folder() / "pictures",
+    )
+    labels, names = present_classes(table.labels, table.class_names)
+    return dataclasses.replace(table, labels=labels, class_names=names)
+
+
+def _people(table: ImageTable) -> set[str]:
+    return {table.class_names[label] for label in np.unique(table.labels[table.labels >= 0])}
+
+
+def _names(labels: Iterable[str]) -> list[str]:
+    return [label for label in labels if not label.isdigit()]

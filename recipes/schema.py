@@ -1,0 +1,333 @@
+"""What a recipe may say: strict, in the words of the field. Imports no torch, so that the command line starts fast.
+
+Configuration stops here. The packages below take plain arguments; `recipes.build` turns the one into the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
+
+__all__ = [
+    "Augment",
+    "FacePairs",
+    "MinimalPairs",
+    "Recipe",
+    "ShuffledSentences",
+    "Source",
+    "Target",
+    "Tokenizer",
+    "Tuning",
+]
+
+Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+TargetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+PoolName = Literal["auto", "mean", "max", "mean_max", "grid", "flatten", "token"]
+ArmName = Literal["scratch", "untrained", "raw", "frozen", "finetuned"]
+
+
+class _Strict(BaseModel):
+    """Unknown keys are errors, a string is no number, and neither is infinity."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Source(_Strict):
+    """Where pictures or texts come from."""
+
+    path: str | None = Field(default=None, description="a folder, a file, a Hub name, or builtin:NAME")
+    kind: Literal["auto", "folder", "parquet", "csv", "json", "text", "hub", "builtin"] = "auto"
+    image: str = Field(default="image", description="the column of pictures")
+    text: str = Field(default="text", description="the column of texts")
+    label: str = Field(default="label", description="the column that says who or what it is")
+    where: dict[str, str | int | float | bool] | None = Field(default=None, description="keep rows with these values")
+    split: str | None = None
+    options: dict[str, str | int | float | bool] | None = Field(default=None, description="arguments of a built-in")
+    fit: Literal["stretch", "crop", "pad"] = "stretch"
+    on_error: Literal["raise", "skip"] = Field(default="raise", description="about an unreadable picture or empty text")
+
+
+class Alignment(_Strict):
+    """Detect and align faces once, before anything else."""
+
+    size: Positive = 160
+    margin: Share = 0.2
+    on_missing: Literal["keep", "skip", "raise"] = "keep"
+
+
+class Data(Source):
+    """What is pretrained on."""
+
+    holdout: Share = Field(default=0.1, description="share of the people, or sentences, kept out for validation")
+    validation_split: str | None = Field(default=None, description="validate on this split instead of a share")
+    validation_items: Positive | None = Field(default=None, description="validate on so many of them at most")
+    align: Alignment | None = None
+    allow_unlabelled: bool = False
+
+
+class Backbone(_Strict):
+    """What is pretrained."""
+
+    name: str = "convnet"
+    arguments: dict[str, JsonValue] = Field(
+        default_factory=dict, description="of its builder in auxtasks.backbones, such as size"
+    )
+
+
+class Augment(_Strict):
+    """See `auxtasks.data.augment.Augment`."""
+
+    shift: Share = 0.1
+    scale: Share = 0.18
+    stretch: Share = 0.0
+    rotate: Annotated[float, Field(ge=0, le=180)] = 11.0
+    flip: Share = 0.5
+    gamma: Share = 0.3
+    gradient: Share = 0.3
+    blur: Share = 0.3
+    erase: Share = 0.3
+
+
+class FacePairs(_Strict):
+    """See `auxtasks.tasks.FacePairs`."""
+
+    name: Literal["face_pairs"] = "face_pairs"
+    loss: Literal["logistic", "contrastive", "triplet"] = "logistic"
+    photos: Annotated[int, Field(ge=2)] = 4
+    hardness: Annotated[float, Field(ge=0)] = 0.0
+    margin: Annotated[float, Field(gt=0)] | None = None
+    scale: Annotated[float, Field(gt=0)] = 10.0
+    single_share: Share = 0.0
+    favour: Share = 0.0
+    augment: Augment = Augment()
+
+
+Weights = dict[
+    Literal["shuffle", "window", "blocks", "swap", "drop", "duplicate", "replace"], Annotated[float, Field(ge=0)]
+]
+
+
+LossName = Literal["sentence", "pair", "token", "order"]
+
+
+def _default_losses() -> dict[LossName, float]:
+    return {"sentence": 0.5, "pair": 0.5, "token": 1.0}
+
+
+class ShuffledSentences(_Strict):
+    """See `auxtasks.tasks.ShuffledSentences`."""
+
+    name: Literal["shuffled_sentences"]
+    losses: dict[LossName, Annotated[float, Field(gt=0)]] = Field(default_factory=_default_losses, min_length=1)
+    corruptions: Weights | None = Field(
+        default=None, description="kind to weight; null takes all, the subtle ones most"
+    )
+    easy: Weights | None = Field(default=None, description="weights at the first step of a curriculum")
+    curriculum_steps: NotNegative = 0
+    keep_initial: bool | None = Field(default=None, description="keep the first word; null where capitals would tell")
+    most_left_out: Share = 0.05
+    window: Positive = Field(default=64, description="batches that are sorted by length together")
+    batch_tokens: Positive | None = Field(default=None, description="count batches in tokens, not in sentences")
+
+    @model_validator(mode="after")
+    def _check(self) -> ShuffledSentences:
+        if (self.easy is None) != (self.curriculum_steps == 0):
+            raise ValueError(
+                "curriculum_steps: a curriculum has weights to begin with (easy) and steps to reach the others "
+                f"(curriculum_steps), found easy={self.easy} and curriculum_steps={self.curriculum_steps}"
+            )
+        return self
+
+
+def _task_name(value: object) -> object:
+    """Return which task is meant; the first there was, where nothing is said."""
+    return value.get("name", "face_pairs") if isinstance(value, dict) else getattr(value, "name", None)
+
+
+Task = Annotated[
+    Annotated[FacePairs, Tag("face_pairs")] | Annotated[ShuffledSentences, Tag("shuffled_sentences")],
+    Discriminator(_task_name),
+]
+
+
+class Tokenizer(_Strict):
+    """An existing one by name, or one trained on the corpus."""
+
+    name: str | None = Field(default=None, description="a folder or a Hub name; null trains one")
+    kind: Literal["wordpiece", "bpe"] = "wordpiece"
+    size: Positive = 8192
+    lowercase: bool = True
+
+
+class Training(_Strict):
+    """How the backbone is pretrained. Steps, not minutes: minutes are reported."""
+
+    steps: Positive = 1000
+    batch_size: Positive = Field(default=128, description="of the global batch, over all processes")
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    warmup_steps: NotNegative = 100
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    clip_norm: Annotated[float, Field(gt=0)] | None = 5.0
+    accumulation: Positive = 1
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    device: Literal["auto", "cpu"] = "auto"
+    workers: NotNegative = 1
+    log_every: NotNegative = 50
+    validate_every: NotNegative = 0
+    checkpoint_every: NotNegative = 500
+    keep_checkpoints: Positive = 2
+    trackers: list[str] = Field(default_factory=list, description="names that Accelerate knows, such as tensorboard")
+
+
+class Verification(_Strict):
+    """Pairs of people that were never trained on, scored after pretraining."""
+
+    pairs: str = Field(description="a file of pairs; a relative path is looked up beside data.path")
+    protocol: str | None = None
+    key: str = Field(default="file", description="the column of data that the pairs refer to")
+    mirror: bool = True
+
+
+class MinimalPairs(_Strict):
+    """Pairs of a good and a bad sentence, scored after pretraining."""
+
+    path: str | None = Field(default=None, description="a file, a folder or a Hub name")
+    split: str | None = None
+    limit: Positive | None = Field(default=None, description="at most so many pairs, spread evenly")
+
+
+class Stage(_Strict):
+    """A stretch of fine-tuning: how many layers below the head train, null for all."""
+
+    steps: Positive
+    top_layers: NotNegative | None = None
+
+
+class Tuning(_Strict):
+    """How a network is trained on the few labels."""
+
+    stages: list[Stage] = Field(default_factory=lambda: [Stage(steps=40, top_layers=1), Stage(steps=60)], min_length=1)
+    learning_rates: list[Annotated[float, Field(gt=0)]] = Field(
+        default_factory=lambda: [5e-4], min_length=1, description="the first is the default, more are searched"
+    )
+    depth_decay: Annotated[float, Field(gt=0, le=1)] = 0.7
+    batch_size: Positive = 64
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+
+class Head(_Strict):
+    """A classifier on frozen features."""
+
+    name: Literal["prototype", "ridge", "logistic", "neighbors"]
+    options: dict[str, str | int | float | bool] = Field(default_factory=dict)
+
+
+class Discriminants(_Strict):
+    """Directions that tell pretraining identities apart, as further spaces for the heads."""
+
+    components: Positive = 256
+    shrinkage: Annotated[float, Field(gt=0)] = 1.0
+
+
+def _default_heads() -> list[Head]:
+    return [
+        Head(name="prototype"),
+        Head(name="prototype", options={"center": True}),
+        Head(name="ridge", options={"alpha": 1.0, "scaling": "l2"}),
+        Head(name="logistic", options={"C": 10.0, "scaling": "rms"}),
+    ]
+
+
+class Transfer(_Strict):
+    """How the backbone is reused and evaluated; the same for all targets."""
+
+    shots: list[Positive] = Field(default_factory=lambda: [1, 5], min_length=1)
+    draws: Positive = 10
+    test_per_class: Positive | None = None
+    arms: Annotated[list[ArmName], Field(min_length=1)] = ["scratch", "untrained", "raw", "frozen", "finetuned"]
+    claim: ArmName = "frozen"
+    layers: dict[str, PoolName] | None = Field(default=None, description="layers to choose from; null takes all")
+    heads: list[Head] = Field(default_factory=_default_heads, min_length=1)
+    discriminants: Discriminants | None = Discriminants()
+    mirror: bool = False
+    tuning: Tuning = Field(default_factory=Tuning)
+    scratch: Tuning = Field(default_factory=lambda: Tuning(stages=[Stage(steps=100)], learning_rates=[2e-3]))
+    augment: Augment = Augment()
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    on_leak: Literal["raise", "report"] = "raise"
+
+    @model_validator(mode="after")
+    def _check(self) -> Transfer:
+        if self.claim not in self.arms:
+            raise ValueError(f'claim: the claimed arm "{self.claim}" is not among arms: {", ".join(self.arms)}')
+        if sorted(set(self.shots)) != self.shots:
+            raise ValueError(f"shots: different numbers in rising order, found {self.shots}")
+        if self.tuning.steps != self.scratch.steps or len(self.tuning.learning_rates) != len(
+            self.scratch.learning_rates
+        ):
+            raise ValueError(
+                f"scratch: needs the same budget as tuning: {self.tuning.steps} steps and "
+                f"{len(self.tuning.learning_rates)} learning rates, found {self.scratch.steps} and "
+                f"{len(self.scratch.learning_rates)}"
+            )
+        return self
+
+
+class Target(Source):
+    """A data set with few labels."""
+
+    test_split: str | None = Field(default=None, description="test on this split; null tests on what is not drawn")
+    metric: Literal["accuracy", "matthews"] = "accuracy"
+    shots: Annotated[list[Positive], Field(min_length=1)] | None = Field(
+        default=None, description="labels a class; null takes those of transfer"
+    )
+
+
+class Recipe(_Strict):
+    """A whole run: pretrain, verify, reuse, evaluate, report."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    description: str = ""
+    seed: NotNegative = 0
+    data: Data
+    backbone: Backbone = Backbone()
+    tokenizer: Tokenizer | None = None
+    task: Task = FacePairs()
+    training: Training = Training()
+    verification: Verification | None = None
+    minimal_pairs: dict[TargetName, MinimalPairs] = Field(default_factory=dict)
+    transfer: Transfer = Field(default_factory=Transfer)
+    targets: dict[TargetName, Target] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        problems = list(self._misplaced())
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _misplaced(self) -> Iterator[str]:
+        """Say what belongs to another task than the recipe's."""
+        texts = self.task.name == "shuffled_sentences"
+        only_pictures = {"data.align": self.data.align, "verification": self.verification}
+        only_texts = {"tokenizer": self.tokenizer, "minimal_pairs": self.minimal_pairs or None,
+                      "data.validation_split": self.data.validation_split}  # fmt: skip
+        for key, value in (only_pictures if texts else only_texts).items():
+            if value is not None:
+                yield f"{key}: not for the task {self.task.name}; leave it out"
+        if texts and self.tokenizer is None and "name" not in self.backbone.arguments:
+            yield "tokenizer: required for a network from a config, such as {kind: wordpiece, size: 8192}"
+        for name, target in self.targets.items():
+            if target.metric == "matthews" and target.test_split is None:
+                yield f"targets.{name}.metric: matthews needs a test of its own (test_split)"

@@ -1,0 +1,189 @@
+"""Runs on sentences: what they are pretrained on, judged by, and reused for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from auxtasks.backbones import Backbone
+from auxtasks.checkpoint import write_json
+from auxtasks.data.corruptions import KINDS
+from auxtasks.data.loaders import read
+from auxtasks.data.sentences import SentenceTable
+from auxtasks.data.sources import load_source
+from auxtasks.data.texts import TextTable, encode_texts
+from auxtasks.seeding import generator
+from auxtasks.tasks import ShuffledSentences
+from auxtasks.tasks.grammaticality import bag_of_words_control, load_minimal_pairs
+from recipes.build import load_columns, present_classes
+from recipes.folder import RunFolder, cache_folder
+from recipes.schema import MinimalPairs, Recipe, Target
+from recipes.target_data import TargetData
+from transfer.leaks import find_leaks
+from transfer.spaces import Pretrained
+
+__all__ = ["SentencePretraining", "corpus_texts"]
+
+CONTROL_SENTENCES = 5000  # that a bag of words is fitted on: it is at chance with more of them too
+
+
+@dataclasses.dataclass(frozen=True)
+class SentencePretraining:
+    """The sentences of a run's pretraining.
+
+    Attributes:
+        recipe: of the run.
+        task: with the backbone.
+        texts: all that it was trained on, as it was read.
+        trained, held_out: as words.
+    """
+
+    recipe: Recipe
+    task: ShuffledSentences
+    texts: Sequence[str]
+    trained: SentenceTable
+    held_out: SentenceTable
+
+    @classmethod
+    def read(cls, recipe: Recipe, task: ShuffledSentences) -> SentencePretraining:
+        """Load the corpus and what is held out of it."""
+        corpus, held_out = _corpus(recipe)
+        cache = cache_folder() / "sentences"
+        return cls(
+            recipe,
+            task,
+            list(corpus["text"]),
+            task.prepare(corpus, cache=cache),
+            task.prepare(held_out, cache=cache),
+        )
+
+    @property
+    def described(self) -> str:
+        """What was trained on, in a few words."""
+        return f"{len(self.trained):,} sentences of {self.recipe.data.path}"
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the report should know of the data."""
+        table, length = self.trained, self.task.backbone.input.length
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in table.left_out.items() if count)
+        notes = [f"sentences left out, since nothing in them can be shuffled: {reasons}."] if reasons else []
+        if table.truncated:
+            notes.append(f"{table.truncated:,} sentences are longer than {length} tokens, and lost their last words.")
+        return notes
+
+    @property
+    def reusable(self) -> Pretrained | None:
+        """Nothing: sentences of a corpus have no labels that choices could be made on."""
+        return None
+
+    def evaluate(self, folder: RunFolder) -> dict[str, float]:
+        """Score minimal pairs, and fit the bag of words that must not learn the order."""
+        found = {f"bag_of_words/{name}": value for name, value in self._control().items()}
+        backbone = self.task.backbone
+        tokenizer, length = backbone.tokenizer, backbone.input.length
+        assert tokenizer is not None  # held by `ShuffledSentences.prepare`
+        assert length is not None
+        self.task.eval()
+        everything = {}
+        for name, wanted in self.recipe.minimal_pairs.items():
+            pairs = load_minimal_pairs(_pairs(wanted))
+            folder.log_opening({"target": f"minimal pairs {name}", "pairs": len(pairs), "file": wanted.path})
+            everything[name] = pairs.accuracy(self.task, tokenizer, length)
+            found |= {f"{name}/{key}": value for key, value in everything[name].items() if not key.startswith("uid/")}
+        if everything:
+            write_json(folder.place / "minimal_pairs.json", everything)
+        return found
+
+    def _control(self) -> dict[str, float]:
+        rows = generator(self.recipe.seed, "control").permutation(len(self.trained))[:CONTROL_SENTENCES]
+        # As at the end of training: a curriculum has reached its goal by then.
+        end = self.recipe.training.steps
+        trained = (
+            self.task.transform(
+                read(self.trained, int(row), end), generator(self.recipe.seed, "control", index=int(row))
+            )
+            for row in rows
+        )
+        held_out = (self.task.view(read(self.held_out, row)) for row in range(len(self.held_out)))
+        vocabulary = self.task.backbone.input.vocabulary
+        assert vocabulary is not None  # of text
+        return bag_of_words_control(trained, held_out, vocabulary, tuple(KINDS))
+
+    def target(self, name: str, target: Target, backbone: Backbone) -> TargetData:
+        """Load a target and tokenise it for the backbone."""
+        table = _target_table(target, backbone, target.split)
+        test = None if target.test_split is None else _target_table(target, backbone, target.test_split)
+        notes = []
+        for part, found in (("", table), (" test", test)):
+            if found is not None and found.truncated:
+                notes.append(
+                    f"{name}: {found.truncated} of {len(found)}{part} texts were cut to {backbone.input.length} tokens."
+                )
+            if found is not None and found.skipped:
+                notes.append(f"{name}: {len(found.skipped)} empty{part} texts were skipped.")
+        return TargetData(table, test, notes)
+
+    def leaks(self, name: str, data: TargetData) -> list[str]:
+        """Look for texts that pretraining, or the labels, share with the test."""
+        table, test = data.table, data.test
+        assert isinstance(table, TextTable)  # `target` made them
+        assert test is None or isinstance(test, TextTable)
+        leaks = find_leaks(
+            self.texts,
+            table.texts if test is None else test.texts,
+            support=None if test is None else table.texts,
+        )
+        if self.recipe.transfer.on_leak == "raise":
+            leaks.raise_if_any()
+        return [f"{name}: {line}" for line in leaks.describe().splitlines()]
+
+
+def corpus_texts(recipe: Recipe) -> list[str]:
+    """Return the sentences that a tokenizer is trained on: those that the backbone is."""
+    return list(_corpus(recipe)[0]["text"])
+
+
+def _corpus(recipe: Recipe) -> tuple[Dataset, Dataset]:
+    """Load the corpus; return what is trained on and what is held out."""
+    data = recipe.data
+    columns = {"text": data.text}
+    corpus = load_columns(data, columns)
+    if data.validation_split is not None:
+        held_out = load_columns(data, columns, split=data.validation_split)
+    else:
+        order = generator(recipe.seed, "holdout").permutation(len(corpus))
+        count = max(1, round(len(corpus) * data.holdout))
+        corpus, held_out = corpus.select(np.sort(order[count:])), corpus.select(np.sort(order[:count]))
+    if data.validation_items is not None and len(held_out) > data.validation_items:
+        held_out = held_out.select(_spread(len(held_out), data.validation_items))
+    return corpus, held_out
+
+
+def _pairs(wanted: MinimalPairs) -> Dataset:
+    assert wanted.path is not None  # `load_recipe` refuses a source without a path
+    columns = {name: name for name in ("sentence_good", "sentence_bad")}
+    found = load_source(Path(wanted.path), columns=columns, split=wanted.split)
+    return found if wanted.limit is None else found.select(_spread(len(found), wanted.limit))
+
+
+def _target_table(target: Target, backbone: Backbone, split: str | None) -> TextTable:
+    assert backbone.tokenizer is not None  # held by `ShuffledSentences.prepare`
+    assert backbone.input.length is not None
+    table = encode_texts(
+        load_columns(target, {"text": target.text, "label": target.label}, split=split),
+        backbone.tokenizer,
+        length=backbone.input.length,
+        on_error=target.on_error,
+    )
+    labels, names = present_classes(table.labels, table.class_names)
+    return dataclasses.replace(table, labels=labels, class_names=names)
+
+
+def _spread(total: int, count: int) -> list[int]:
+    """Return about `count` rows, evenly spread."""
+    return sorted({int(row) for row in np.linspace(0, total - 1, min(count, total))})
