@@ -33,6 +33,7 @@ __all__ = [
     "make_optimizer",
     "make_task",
     "present_classes",
+    "test_source",
 ]
 
 
@@ -57,6 +58,13 @@ def load_columns(
         where=source.where,
         options=(source.options or {}) if builtin else source.options,
     )
+
+
+def test_source(target: schema.Target) -> schema.Source:
+    """Return where a target's own test set comes from: as its labels do, but for what `test` says."""
+    assert target.test is not None  # the caller asked
+    changed = {key: value for key, value in target.test.model_dump().items() if value is not None}
+    return target.model_copy(update=changed)
 
 
 def present_classes(labels: NDArray[np.int64], names: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:

@@ -88,14 +88,17 @@ def transfer(run_path: RunPath, overrides: Overrides = None, out: Out = None) ->
 @app.command()
 def predict(
     run_path: RunPath,
-    inputs: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
+    inputs: Annotated[
+        list[Path], typer.Argument(help="Pictures, or folders of them; or files of texts: a text a line, or a table.")
+    ],
     target: Annotated[str | None, typer.Option(help="Which target model, where the run has several.")] = None,
+    column: Annotated[str, typer.Option(help="Column of the texts in a table.")] = "text",
 ) -> None:
-    """Print the likeliest class of each picture, with its probability, separated by tabs."""
+    """Print each picture's path, or each text, with its likeliest class and that one's probability, parted by tabs."""
     from recipes.predict import predict_files
 
-    for path, label, probability in predict_files(run_path, inputs, target):
-        typer.echo(f"{path}\t{label}\t{probability:.3f}")
+    for item, label, probability in predict_files(run_path, inputs, target, column=column):
+        typer.echo(f"{item}\t{label}\t{probability:.3f}")
 
 
 @app.command()

@@ -183,7 +183,9 @@ def _describe(entry: Mapping[str, Any]) -> str:
     found = entry["input"]
     if place and place[-1] in _SCALARS and kind == f"{_SCALARS[str(place[-1])]}_type":
         return f"{'.'.join(map(str, place[:-1]))}: must be a text, a number or true or false, found {found!r}."
-    if kind in ("model_type", "dict_type"):
+    if kind == "union_tag_not_found" and isinstance(found, dict):
+        return f"{key}.name: must be a name, found {found.get('name')!r}."
+    if kind in ("model_type", "dict_type", "union_tag_not_found"):
         return f"{key}: must be a group of keys, found {found!r}."
     if kind == "value_error":  # of a validator here, whose lines begin with keys
         above = f"{key}." if place else ""

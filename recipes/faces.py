@@ -16,9 +16,9 @@ from auxtasks.data.images import ImageTable, decode_images
 from auxtasks.data.pairs import hold_out, load_pairs, refuse_trained_people
 from auxtasks.tasks import FacePairs
 from auxtasks.tasks.verification import held_out_threshold, verify
-from recipes.build import load_columns, present_classes
+from recipes.build import load_columns, present_classes, test_source
 from recipes.folder import RunFolder, cache_folder
-from recipes.schema import Recipe, Target
+from recipes.schema import Recipe, Source, Target
 from recipes.target_data import TargetData
 from transfer.leaks import find_leaks
 from transfer.spaces import Pretrained
@@ -89,8 +89,8 @@ class FacePretraining:
 
     def target(self, name: str, target: Target, backbone: Backbone) -> TargetData:
         """Load a target and decode it as the backbone needs it."""
-        table = _target_table(target, backbone, target.split)
-        test = None if target.test_split is None else _target_table(target, backbone, target.test_split)
+        table = _target_table(target, backbone)
+        test = None if target.test is None else _target_table(test_source(target), backbone)
         height, width = backbone.input.shape[1:]
         kind = "grey" if backbone.input.channels == 1 else "colour"
         notes = [f"{name}: pictures were resized to {height} x {width} pixels, {kind}, as the backbone takes them."]
@@ -130,10 +130,10 @@ def _photos(recipe: Recipe, task: FacePairs) -> tuple[Dataset, ImageTable]:
     return source, task.prepare(source, cache=cache / "pictures")
 
 
-def _target_table(target: Target, backbone: Backbone, split: str | None) -> ImageTable:
+def _target_table(target: Source, backbone: Backbone) -> ImageTable:
     height, width = backbone.input.shape[1:]
     table = decode_images(
-        load_columns(target, {"image": target.image, "label": target.label}, split=split),
+        load_columns(target, {"image": target.image, "label": target.label}),
         size=with_room((height, width)),
         channels=backbone.input.shape[0],
         fit=target.fit,

@@ -7,37 +7,86 @@ from pathlib import Path
 
 from auxtasks.backbones import Backbone
 from auxtasks.data.folders import IMAGE_SUFFIXES
-from auxtasks.errors import DataError
+from auxtasks.data.sources import load_source
+from auxtasks.errors import DataError, ImageError
 from recipes.folder import RunFolder
-from transfer.model import PREDICTED_AT_A_TIME, load
+from transfer.model import PREDICTED_AT_A_TIME, TargetModel, load
 
 __all__ = ["describe_backbone", "predict_files"]
 
+TEXTS_AT_A_TIME = 10_000
+TABLE_SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet"})
 
-def predict_files(run: Path, inputs: Sequence[Path], target: str | None) -> Iterator[tuple[Path, str, float]]:
-    """Yield (path, likeliest class, its probability) for pictures and all pictures in folders.
+
+def predict_files(
+    run: Path, inputs: Sequence[Path], target: str | None, *, column: str = "text"
+) -> Iterator[tuple[str, str, float]]:
+    """Yield (path of a picture or text, likeliest class, its probability), in order.
+
+    Args:
+        run: a run folder, or a target model's.
+        inputs: for a model of pictures, pictures and folders of them; for one of texts, text files (a text a line;
+            blank lines are none), and parquet, CSV or JSON lines files.
+        target: which target model, where the run has several.
+        column: of the texts in parquet, CSV and JSON lines files.
 
     Raises:
         CheckpointError: no target model, or several and no choice.
-        DataError: an input that is not there, or a folder without pictures.
+        DataError: an input that is not there or of the other kind, a folder without pictures, a row without text.
     """
     model = load(run, target)
-    paths = [path for given in inputs for path in _pictures(given)]
+    if model.backbone.input.kind == "text":
+        # A text may hold tabs and line breaks, which would break what is printed a line each.
+        yield from _predict_texts(model, [text for given in inputs for text in _texts(given, column)])
+    else:
+        yield from _predict_pictures(model, [path for given in inputs for path in _pictures(given)])
+
+
+def _predict_texts(model: TargetModel, texts: Sequence[str]) -> Iterator[tuple[str, str, float]]:
+    for start in range(0, len(texts), TEXTS_AT_A_TIME):
+        some = texts[start : start + TEXTS_AT_A_TIME]
+        for text, row in zip(some, model.predict_proba(some), strict=True):
+            yield " ".join(text.split()), model.class_names[int(row.argmax())], float(row.max())
+
+
+def _predict_pictures(model: TargetModel, paths: Sequence[Path]) -> Iterator[tuple[str, str, float]]:
     for start in range(0, len(paths), PREDICTED_AT_A_TIME):
         some = paths[start : start + PREDICTED_AT_A_TIME]
         for path, row in zip(some, model.predict_proba(some), strict=True):
-            yield path, model.class_names[int(row.argmax())], float(row.max())
+            yield str(path), model.class_names[int(row.argmax())], float(row.max())
+
+
+def _texts(given: Path, column: str) -> list[str]:
+    _refuse_absent(given)
+    if given.suffix.lower() in IMAGE_SUFFIXES or (given.is_dir() and not any(given.glob("*.parquet"))):
+        raise DataError(
+            f"{given} is {'a folder' if given.is_dir() else 'a picture'}, and this model takes texts: name a text file "
+            f"(a text a line), or a parquet, CSV or JSON lines file with a column {column!r}."
+        )
+    of_lines = given.name.lower().removesuffix(".gz").endswith(".txt")
+    found = load_source(given, columns={"text": "text" if of_lines else column})
+    texts: list[str] = list(found["text"])
+    empty = [row for row, text in enumerate(texts) if not text.strip()]
+    if empty:
+        raise DataError(f"{given}: row {empty[0]} holds an empty text ({len(empty)} of {len(texts)} rows do).")
+    return texts
 
 
 def _pictures(given: Path) -> list[Path]:
+    _refuse_absent(given)
     if given.is_dir():
         found = sorted(path for path in given.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
         if not found:
             raise DataError(f"{given} holds no pictures ({', '.join(sorted(IMAGE_SUFFIXES))}).")
         return found
+    if given.suffix.lower() in TABLE_SUFFIXES:
+        raise ImageError(f"{given} is no picture, and this model takes pictures: name some, or a folder of them.")
+    return [given]
+
+
+def _refuse_absent(given: Path) -> None:
     if not given.exists():
         raise DataError(f"{given} is not there.")
-    return [given]
 
 
 def describe_backbone(path: Path) -> str:

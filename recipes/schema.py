@@ -64,6 +64,7 @@ class Data(Source):
 
     holdout: Share = Field(default=0.1, description="share of the people, or sentences, kept out for validation")
     validation_split: str | None = Field(default=None, description="validate on this split instead of a share")
+    streaming: bool = Field(default=False, description="read texts as they are needed, for what does not fit a disk")
     validation_items: Positive | None = Field(default=None, description="validate on so many of them at most")
     align: Alignment | None = None
     allow_unlabelled: bool = False
@@ -284,10 +285,19 @@ class Transfer(_Strict):
         return self
 
 
+class TestPart(_Strict):
+    """A test set of its own: what is not said here is as for the labels."""
+
+    path: str | None = None
+    split: str | None = None
+    where: dict[str, str | int | float | bool] | None = None
+    options: dict[str, str | int | float | bool] | None = None
+
+
 class Target(Source):
     """A data set with few labels."""
 
-    test_split: str | None = Field(default=None, description="test on this split; null tests on what is not drawn")
+    test: TestPart | None = Field(default=None, description="what is tested on; null tests on what is not drawn")
     metric: Literal["accuracy", "matthews"] = "accuracy"
     shots: Annotated[list[Positive], Field(min_length=1)] | None = Field(
         default=None, description="labels a class; null takes those of transfer"
@@ -322,12 +332,15 @@ class Recipe(_Strict):
         texts = self.task.name == "shuffled_sentences"
         only_pictures = {"data.align": self.data.align, "verification": self.verification}
         only_texts = {"tokenizer": self.tokenizer, "minimal_pairs": self.minimal_pairs or None,
-                      "data.validation_split": self.data.validation_split}  # fmt: skip
+                      "data.validation_split": self.data.validation_split,
+                      "data.streaming": self.data.streaming or None}  # fmt: skip
         for key, value in (only_pictures if texts else only_texts).items():
             if value is not None:
                 yield f"{key}: not for the task {self.task.name}; leave it out"
         if texts and self.tokenizer is None and "name" not in self.backbone.arguments:
             yield "tokenizer: required for a network from a config, such as {kind: wordpiece, size: 8192}"
+        if self.data.streaming and self.data.validation_split is None:
+            yield "data.validation_split: required with data.streaming, since no share can be held out of a stream"
         for name, target in self.targets.items():
-            if target.metric == "matthews" and target.test_split is None:
-                yield f"targets.{name}.metric: matthews needs a test of its own (test_split)"
+            if target.metric == "matthews" and target.test is None:
+                yield f"targets.{name}.metric: matthews needs a test set of its own (test)"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
 from auxtasks.backbones import Backbone
 from auxtasks.checkpoint import write_json
@@ -15,19 +16,22 @@ from auxtasks.data.corruptions import KINDS
 from auxtasks.data.loaders import read
 from auxtasks.data.sentences import SentenceTable
 from auxtasks.data.sources import load_source
+from auxtasks.data.stream_sources import StreamKind, open_stream
 from auxtasks.data.texts import TextTable, encode_texts
+from auxtasks.errors import DataError
 from auxtasks.seeding import generator
 from auxtasks.tasks import ShuffledSentences
 from auxtasks.tasks.grammaticality import bag_of_words_control, load_minimal_pairs
-from recipes.build import load_columns, present_classes
+from recipes.build import load_columns, present_classes, test_source
 from recipes.folder import RunFolder, cache_folder
-from recipes.schema import MinimalPairs, Recipe, Target
+from recipes.schema import MinimalPairs, Recipe, Source, Target
 from recipes.target_data import TargetData
 from transfer.leaks import find_leaks
 from transfer.spaces import Pretrained
 
 __all__ = ["SentencePretraining", "corpus_texts"]
 
+TOKENIZER_TEXTS = 500_000  # of a stream
 CONTROL_SENTENCES = 5000  # that a bag of words is fitted on: it is at chance with more of them too
 
 
@@ -38,38 +42,41 @@ class SentencePretraining:
     Attributes:
         recipe: of the run.
         task: with the backbone.
-        texts: all that it was trained on, as it was read.
-        trained, held_out: as words.
+        texts: all that it was trained on, as it was read; None of a stream, which is read once.
+        trained: as words, or a stream.
+        held_out: as words.
     """
 
     recipe: Recipe
     task: ShuffledSentences
-    texts: Sequence[str]
-    trained: SentenceTable
+    texts: Sequence[str] | None
+    trained: SentenceTable | IterableDataset
     held_out: SentenceTable
 
     @classmethod
     def read(cls, recipe: Recipe, task: ShuffledSentences) -> SentencePretraining:
-        """Load the corpus and what is held out of it."""
-        corpus, held_out = _corpus(recipe)
+        """Load the corpus, or open its stream, and load what is held out of it."""
         cache = cache_folder() / "sentences"
-        return cls(
-            recipe,
-            task,
-            list(corpus["text"]),
-            task.prepare(corpus, cache=cache),
-            task.prepare(held_out, cache=cache),
-        )
+        if recipe.data.streaming:
+            held_out = task.prepare(_held_out(recipe), cache=cache)
+            return cls(recipe, task, None, _stream(recipe), held_out)
+        corpus, held_out_texts = _corpus(recipe)
+        trained = task.prepare(corpus, cache=cache)
+        return cls(recipe, task, list(corpus["text"]), trained, task.prepare(held_out_texts, cache=cache))
 
     @property
     def described(self) -> str:
         """What was trained on, in a few words."""
+        if isinstance(self.trained, IterableDataset):
+            return f"a stream of sentences from {self.recipe.data.path}"
         return f"{len(self.trained):,} sentences of {self.recipe.data.path}"
 
     @property
     def notes(self) -> list[str]:
         """What a reader of the report should know of the data."""
         table, length = self.trained, self.task.backbone.input.length
+        if isinstance(table, IterableDataset):
+            return []
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in table.left_out.items() if count)
         notes = [f"sentences left out, since nothing in them can be shuffled: {reasons}."] if reasons else []
         if table.truncated:
@@ -100,13 +107,14 @@ class SentencePretraining:
         return found
 
     def _control(self) -> dict[str, float]:
-        rows = generator(self.recipe.seed, "control").permutation(len(self.trained))[:CONTROL_SENTENCES]
+        table = self.trained
+        if isinstance(table, IterableDataset):
+            table = self.task.prepare(Dataset.from_list(list(table.take(CONTROL_SENTENCES))))
+        rows = generator(self.recipe.seed, "control").permutation(len(table))[:CONTROL_SENTENCES]
         # As at the end of training: a curriculum has reached its goal by then.
         end = self.recipe.training.steps
         trained = (
-            self.task.transform(
-                read(self.trained, int(row), end), generator(self.recipe.seed, "control", index=int(row))
-            )
+            self.task.transform(read(table, int(row), end), generator(self.recipe.seed, "control", index=int(row)))
             for row in rows
         )
         held_out = (self.task.view(read(self.held_out, row)) for row in range(len(self.held_out)))
@@ -116,8 +124,8 @@ class SentencePretraining:
 
     def target(self, name: str, target: Target, backbone: Backbone) -> TargetData:
         """Load a target and tokenise it for the backbone."""
-        table = _target_table(target, backbone, target.split)
-        test = None if target.test_split is None else _target_table(target, backbone, target.test_split)
+        table = _target_table(target, backbone)
+        test = None if target.test is None else _target_table(test_source(target), backbone)
         notes = []
         for part, found in (("", table), (" test", test)):
             if found is not None and found.truncated:
@@ -133,6 +141,8 @@ class SentencePretraining:
         table, test = data.table, data.test
         assert isinstance(table, TextTable)  # `target` made them
         assert test is None or isinstance(test, TextTable)
+        if self.texts is None:
+            return [f"{name}: texts in pretraining and test: not compared, since the corpus is streamed"]
         leaks = find_leaks(
             self.texts,
             table.texts if test is None else test.texts,
@@ -145,23 +155,40 @@ class SentencePretraining:
 
 def corpus_texts(recipe: Recipe) -> list[str]:
     """Return the sentences that a tokenizer is trained on: those that the backbone is."""
+    if recipe.data.streaming:
+        return [row["text"] for row in _stream(recipe).take(TOKENIZER_TEXTS)]
     return list(_corpus(recipe)[0]["text"])
+
+
+def _stream(recipe: Recipe) -> IterableDataset:
+    data = recipe.data
+    assert data.path is not None  # `load_recipe` refuses a source without a path
+    kinds: dict[str, StreamKind] = {kind: kind for kind in get_args(StreamKind)}
+    if data.kind not in kinds:
+        raise DataError(f"data.kind={data.kind} does not stream; parquet, JSON lines, text and Hub data sets do.")
+    return open_stream(data.path, kind=kinds[data.kind], column=data.text, split=data.split)
 
 
 def _corpus(recipe: Recipe) -> tuple[Dataset, Dataset]:
     """Load the corpus; return what is trained on and what is held out."""
     data = recipe.data
-    columns = {"text": data.text}
-    corpus = load_columns(data, columns)
+    corpus = load_columns(data, {"text": data.text})
     if data.validation_split is not None:
-        held_out = load_columns(data, columns, split=data.validation_split)
-    else:
-        order = generator(recipe.seed, "holdout").permutation(len(corpus))
-        count = max(1, round(len(corpus) * data.holdout))
-        corpus, held_out = corpus.select(np.sort(order[count:])), corpus.select(np.sort(order[:count]))
-    if data.validation_items is not None and len(held_out) > data.validation_items:
-        held_out = held_out.select(_spread(len(held_out), data.validation_items))
-    return corpus, held_out
+        return corpus, _held_out(recipe)
+    order = generator(recipe.seed, "holdout").permutation(len(corpus))
+    count = max(1, round(len(corpus) * data.holdout))
+    return corpus.select(np.sort(order[count:])), _limited(recipe, corpus.select(np.sort(order[:count])))
+
+
+def _held_out(recipe: Recipe) -> Dataset:
+    """Load the split that a recipe names for validation."""
+    columns = {"text": recipe.data.text}
+    return _limited(recipe, load_columns(recipe.data, columns, split=recipe.data.validation_split))
+
+
+def _limited(recipe: Recipe, held_out: Dataset) -> Dataset:
+    most = recipe.data.validation_items
+    return held_out if most is None or len(held_out) <= most else held_out.select(_spread(len(held_out), most))
 
 
 def _pairs(wanted: MinimalPairs) -> Dataset:
@@ -171,11 +198,11 @@ def _pairs(wanted: MinimalPairs) -> Dataset:
     return found if wanted.limit is None else found.select(_spread(len(found), wanted.limit))
 
 
-def _target_table(target: Target, backbone: Backbone, split: str | None) -> TextTable:
+def _target_table(target: Source, backbone: Backbone) -> TextTable:
     assert backbone.tokenizer is not None  # held by `ShuffledSentences.prepare`
     assert backbone.input.length is not None
     table = encode_texts(
-        load_columns(target, {"text": target.text, "label": target.label}, split=split),
+        load_columns(target, {"text": target.text, "label": target.label}),
         backbone.tokenizer,
         length=backbone.input.length,
         on_error=target.on_error,

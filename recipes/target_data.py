@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Protocol
 
+from datasets import IterableDataset
+
 from auxtasks.backbones import Backbone
 from auxtasks.data.loaders import Records
 from auxtasks.features.batches import Table
@@ -34,8 +36,8 @@ class Pretraining(Protocol):
         ...
 
     @property
-    def trained(self) -> Records:
-        """What it is trained on."""
+    def trained(self) -> Records | IterableDataset:
+        """What it is trained on; a stream where it does not fit a disk."""
         ...
 
     @property

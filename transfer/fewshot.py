@@ -34,6 +34,8 @@ __all__ = ["DEFAULT_HEADS", "FewShot", "Outcome", "evaluate_target"]
 
 Matrix = NDArray[np.float64]
 
+FEWEST_SAMPLED_CLASSES = 10  # people are a sample of people; positive and negative are a sample of nothing
+
 HeadOptions = Mapping[str, str | int | float | bool]
 
 DEFAULT_HEADS: tuple[tuple[str, HeadOptions], ...] = (
@@ -149,6 +151,7 @@ def evaluate_target(
     items = gather_items(table, test)
     draws = plan_draws(items.pool_labels, settings.protocol, table.class_names, test=items.test)
     table = items.table
+    unit = _unit(items, settings.protocol, n_classes)
     layers = dict(settings.layers or default_pools(backbone))
     kept = cache or FeatureCache()
 
@@ -210,7 +213,7 @@ def evaluate_target(
         open_test({"target": name, "claim": settings.claim, "chosen": chosen, "arms": sorted(arms)})
 
     def scores(of: Mapping[int, Sequence[Prediction]]) -> dict[int, Matrix]:
-        return {shot: _score(found, draws, items, metric, n_classes) for shot, found in of.items()}
+        return {shot: _score(found, draws, items, metric, n_classes, unit) for shot, found in of.items()}
 
     results = TargetResults(
         arms={arm: scores(predictions[arm]) for arm in settings.arms if arm in predictions},
@@ -221,13 +224,13 @@ def evaluate_target(
             "train_pool": len(table) - len(draws[0].test),
             "validation_labels": 0,
             "test_items": len(draws[0].test),
-            "resampling": _describe_resampling(items, metric),
+            "resampling": _describe_resampling(items, metric, n_classes, unit),
             "choices": _describe_choices(settings.protocol.shots, how, metric),
         },
         chosen=chosen,
         depth={shot: {place: scores(depth[place])[shot] for place in depth} for shot in settings.protocol.shots},
         metric=metric,
-        unit="class" if items.test is None else "item",
+        unit=unit,
     )
     pool = dataclasses.replace(spaces, target={place: of[: items.pool] for place, of in spaces.target.items()})
     notes = (*spaces.notes, *_training_notes(name, predictions, item_noun(table)))
@@ -259,21 +262,44 @@ def _predict_all(
 
 
 def _score(
-    predictions: Sequence[Prediction], draws: Sequence[Draw], items: Items, metric: str, n_classes: int
+    predictions: Sequence[Prediction], draws: Sequence[Draw], items: Items, metric: str, n_classes: int, unit: str
 ) -> Matrix:
-    """Return the accuracy of each class in each draw, (draws, C); of a fixed test set each item's score, (draws, M)."""
+    """Return scores by draw and unit: (draws, C) classes, (draws, M) items of a fixed test set, or (draws, N) items.
+
+    Of the last, NaN are those that a draw does not test on: they are its labels, or not drawn at all.
+    """
     labels = items.table.labels
     pairs = [(found.classes, labels[draw.test]) for found, draw in zip(predictions, draws, strict=True)]
-    if items.test is None:
+    if unit == "class":
         return np.stack([class_accuracies(*pair, n_classes) for pair in pairs])
-    return np.stack([item_scores(metric, *pair) for pair in pairs])
+    scores = [item_scores(metric, *pair) for pair in pairs]
+    if items.test is not None:
+        return np.stack(scores)
+    table = np.full((len(draws), len(labels)), np.nan)
+    for row, draw, found in zip(table, draws, scores, strict=True):
+        row[draw.test] = found
+    return table
 
 
-def _describe_resampling(items: Items, metric: str) -> str:
-    if items.test is None:
+def _unit(items: Items, protocol: Protocol, n_classes: int) -> str:
+    """Return what is resampled beside the draws; see `Protocol.unit`."""
+    if items.test is not None:
+        return "item"
+    if protocol.unit == "auto":
+        return "class" if n_classes >= FEWEST_SAMPLED_CLASSES else "item"
+    return protocol.unit
+
+
+def _describe_resampling(items: Items, metric: str, n_classes: int, unit: str) -> str:
+    if unit == "class":
         return (
             "label draws (each with the items it leaves over as its test) and classes, both with replacement "
             "(pigeonhole bootstrap, Owen 2007)"
+        )
+    if items.test is None:
+        return (
+            "label draws and items (each draw tests on those that it leaves over), both with replacement (pigeonhole "
+            f"bootstrap, Owen 2007); the {n_classes} classes are taken as they are"
         )
     linear = "" if metric == "accuracy" else "; the metric linearised in the items' weights (infinitesimal jackknife)"
     return f"label draws and test items, both with replacement (pigeonhole bootstrap, Owen 2007{linear})"

@@ -83,8 +83,8 @@ BUILTINS: Final[Mapping[str, Builtin]] = MappingProxyType(
             {"people": int, "photos": int, "size": int, "seed": int, "first_person": int, "channels": int},
         ),
         "features": Builtin(features, {"name": str}),
-        "sentence_order": Builtin(sentence_order, {"limit": int, "part": int}),
-        "sentence_topics": Builtin(sentence_topics, {"limit": int, "part": int}),
+        "sentence_order": Builtin(sentence_order, {"limit": int, "part": int, "split": str}),
+        "sentence_topics": Builtin(sentence_topics, {"limit": int, "part": int, "split": str}),
         "sentences": Builtin(sentences, {"limit": int, "packages": str, "part": int}),
     }
 )

@@ -102,7 +102,7 @@ def sentences(limit: int = 0, packages: str = "", part: int = -1) -> datasets.Da
     return table_dataset({"text": pa.array(texts, pa.string()), "source": pa.array(names, pa.string())}, columns)
 
 
-def sentence_topics(limit: int = 0, part: int = -1) -> datasets.Dataset:
+def sentence_topics(limit: int = 0, part: int = -1, split: str = "") -> datasets.Dataset:
     """Return sentences with the field of the package that they are from: columns ``text``, ``label`` and ``source``.
 
     The classes are `TOPICS`, of equal size. A sentence found in packages of two fields is left out.
@@ -111,14 +111,15 @@ def sentence_topics(limit: int = 0, part: int = -1) -> datasets.Dataset:
         limit: most sentences of a class, spread evenly; 0 for as many as the smallest class has.
         part: 0 or 1 for either half of the sentences, which a hash of each decides; -1 for both. The halves of
             `sentences` are the same, so what one trains on and the other tests on are kept apart.
+        split: ``"train"`` or ``"test"``, either half of those again; ``""`` for both.
 
     Raises:
         DataError: a package is not installed, or an option is out of range.
     """
-    _check_options(limit, part)
+    _check_options(limit, part, split)
     topic_of = {package: topic for topic, packages in TOPICS.items() for package in packages}
     rows: dict[str, list[tuple[str, str]]] = {topic: [] for topic in TOPICS}
-    for text, sources in _in_part(_read_all(_chosen_packages(",".join(sorted(topic_of)))), part).items():
+    for text, sources in _in_part(_read_all(_chosen_packages(",".join(sorted(topic_of)))), part, split).items():
         topics = {topic_of[source] for source in sources}
         if len(topics) == 1:
             rows[topics.pop()].append((text, sources[0]))
@@ -139,16 +140,16 @@ def sentence_topics(limit: int = 0, part: int = -1) -> datasets.Dataset:
     return table_dataset({**arrays, "source": pa.array(names, pa.string())}, columns)
 
 
-def sentence_order(limit: int = 0, part: int = -1) -> datasets.Dataset:
+def sentence_order(limit: int = 0, part: int = -1, split: str = "") -> datasets.Dataset:
     """Return sentences of which every second has two neighbouring words swapped: columns ``text`` and ``label``.
 
-    The classes are ``in order`` and ``swapped``; no sentence is in both. First word and closing punctuation stay, so
-    that capitals and points tell nothing. It is the task of shuffled sentences itself, with labels: the closest target
-    there is, and no evidence that pretraining on it helps with another.
+    The classes are ``in order`` and ``swapped``, of equal size; no sentence is in both. First word and closing
+    punctuation stay, so that capitals and points tell nothing. It is the task of shuffled sentences itself, with
+    labels: the closest target there is, and no evidence that pretraining on it helps with another.
 
     Args:
         limit: most sentences of a class, spread evenly; 0 for all.
-        part: as for `sentence_topics`.
+        part, split: as for `sentence_topics`.
 
     Raises:
         DataError: a package is not installed, or an option is out of range.
@@ -156,8 +157,12 @@ def sentence_order(limit: int = 0, part: int = -1) -> datasets.Dataset:
     Reference:
         Conneau et al., "What you can cram into a single vector", ACL 2018, whose task BShift it is.
     """
-    _check_options(limit, part)
-    found = list(_in_part(_read_all(_chosen_packages("")), part))
+    _check_options(limit, part, split)
+    # Where all words between are one, no swap makes another sentence.
+    found = [
+        text for text in _in_part(_read_all(_chosen_packages("")), part, split) if len(set(_words_between(text))) > 1
+    ]
+    found = found[: len(found) // 2 * 2]
     kept = [found[place] for place in _spread(len(found), 2 * limit)]
     texts = [text if place % 2 == 0 else _with_a_swap(text, place) for place, text in enumerate(kept)]
     columns = datasets.Features(
@@ -169,11 +174,15 @@ def sentence_order(limit: int = 0, part: int = -1) -> datasets.Dataset:
 
 def _with_a_swap(sentence: str, place: int) -> str:
     """Swap two neighbours between the first word and the closing punctuation, always the same of a place."""
-    first, *inner = sentence.rstrip(".!?").split()
-    moved = swap(np.array(inner), generator(0, "sentence order", index=place), lambda _rng, _count: np.array(inner[:0]))
-    if moved is None:  # all words between are one: rare enough to stay as it is
-        return sentence
-    return " ".join([first, *moved.words.tolist()]) + sentence[len(sentence.rstrip(".!?")) :]
+    inner = np.array(_words_between(sentence))
+    moved = swap(inner, generator(0, "sentence order", index=place), lambda _rng, _count: inner[:0])
+    assert moved is not None  # two of the words differ
+    return " ".join([sentence.split()[0], *moved.words.tolist()]) + sentence[len(sentence.rstrip(".!?")) :]
+
+
+def _words_between(sentence: str) -> list[str]:
+    """Return the words between the first one and the closing punctuation."""
+    return sentence.rstrip(".!?").split()[1:]
 
 
 def prose_sentences(docstring: str) -> list[str]:
@@ -318,15 +327,19 @@ def _chosen_packages(names: str) -> list[str]:
     return sorted(set(chosen))
 
 
-def _in_part(found: dict[str, list[str]], part: int) -> dict[str, list[str]]:
-    if part == -1:
-        return found
-    return {text: sources for text, sources in found.items() if _half(text) == part}
+def _in_part(found: dict[str, list[str]], part: int, split: str = "") -> dict[str, list[str]]:
+    """Keep the sentences of a half, and of a half of that; a hash of each decides, so that nothing moves."""
+    wanted = {"": None, "train": 0, "test": 1}[split]
+    return {
+        text: sources
+        for text, sources in found.items()
+        if (part == -1 or _hashed_bit(text, 0) == part) and (wanted is None or _hashed_bit(text, 1) == wanted)
+    }
 
 
-def _half(text: str) -> int:
+def _hashed_bit(text: str, place: int) -> int:
     """Return 0 or 1, for equal texts the same: capitals do not make another text."""
-    return hashlib.sha256(text.lower().encode()).digest()[0] & 1
+    return hashlib.sha256(text.lower().encode()).digest()[0] >> place & 1
 
 
 def _spread(length: int, limit: int) -> list[int]:
@@ -341,11 +354,13 @@ def _spread(length: int, limit: int) -> list[int]:
     return [place * length // limit for place in range(limit)]
 
 
-def _check_options(limit: int, part: int) -> None:
+def _check_options(limit: int, part: int, split: str = "") -> None:
     if limit < 0:
         raise DataError(f"limit must be 0, for all, or more, found {limit}.")
     if part not in (-1, 0, 1):
         raise DataError(f"part must be 0, 1, or -1 for both, found {part}.")
+    if split not in ("", "train", "test"):
+        raise DataError(f'split must be "train", "test", or "" for both, found {split!r}.')
 
 
 def _spell_sizes(rows: Mapping[str, list[tuple[str, str]]]) -> str:

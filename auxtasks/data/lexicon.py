@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -64,14 +65,20 @@ class Lexicon:
 
     def spell(self, words: Ids, length: int) -> Spelled:
         """Return the tokens of a sentence, cut to at most `length`."""
-        rest = self.inner.take(words[1:])
-        first = self.initial[int(words[0])]
-        room = length - len(self.prefix) - len(self.suffix)
-        body = np.concatenate([first, rest.values])[:room]
-        tokens = np.concatenate([self.prefix, body, self.suffix])
+        values, offsets = self.inner.values, self.inner.offsets
+        # A dozen slices of a few tokens: one by one is faster than a gather, whose NumPy calls cost more than copies.
+        parts = [
+            values[start:stop] for start, stop in zip(offsets[words].tolist(), offsets[words + 1].tolist(), strict=True)
+        ]
+        parts[0] = self.initial[int(words[0])]
+        starts = list(itertools.accumulate((len(part) for part in parts[:-1]), initial=len(self.prefix)))
+        tokens = np.concatenate([self.prefix, *parts, self.suffix])
+        if len(tokens) > length:
+            kept = length - len(self.suffix)
+            tokens = np.concatenate([tokens[:kept], self.suffix])
+            starts = [start for start in starts if start < kept]
         begins = np.zeros(len(tokens), dtype=bool)
-        starts = np.concatenate([[0], len(first) + rest.offsets[:-1]])
-        begins[len(self.prefix) + starts[starts < len(body)]] = True
+        begins[starts] = True
         return Spelled(tokens, begins)
 
     def token_lengths(self, words: Ragged) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -25,7 +25,7 @@ from auxtasks.data.folders import open_folder
 from auxtasks.data.image_column import STORED_IMAGE, stored_image
 from auxtasks.errors import DataError, did_you_mean
 
-__all__ = ["Kind", "Source", "open_source", "quiet_unless_terminal"]
+__all__ = ["Kind", "Source", "files_by_split", "open_source", "quiet_unless_terminal"]
 
 Kind: TypeAlias = Literal["auto", "folder", "parquet", "csv", "json", "text", "hub", "builtin", "memory"]
 Source: TypeAlias = str | os.PathLike[str] | datasets.Dataset | Mapping[str, Sequence[object]]
@@ -165,7 +165,7 @@ def _open_table(
         if kind != "parquet":
             _check_utf8(place)
         with quiet_unless_terminal():
-            files = _parquet_files(place) if place.is_dir() else str(place)
+            files = files_by_split(place.rglob("*.parquet"), place) if place.is_dir() else str(place)
             arguments = _csv_arguments(place, columns) if kind == "csv" else {}
             if kind == "text":
                 arguments = {"encoding": "utf-8-sig"}  # the mark that some editors start a file with is no text
@@ -253,10 +253,10 @@ def _csv_arguments(place: Path, columns: Mapping[str, str]) -> dict[str, object]
     }
 
 
-def _parquet_files(place: Path) -> dict[str, list[str]]:
-    """List the parquet files below a folder by split: the file's or a folder's name says which, else it is "train"."""
+def files_by_split(paths: Iterable[Path], place: Path) -> dict[str, list[str]]:
+    """List files below a folder by split: the file's or a folder's name says which, else it is "train"."""
     found: dict[str, list[str]] = {}
-    for path in sorted(place.rglob("*.parquet")):
+    for path in sorted(paths):
         inside = path.relative_to(place)
         if any(part.startswith(".") for part in inside.parts):
             continue

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 import datasets
 
-from auxtasks.data.opening import quiet_unless_terminal
+from auxtasks.data.opening import files_by_split, quiet_unless_terminal
 from auxtasks.data.streams import first_row
 from auxtasks.errors import ColumnError, DataError, did_you_mean
 
@@ -39,7 +39,7 @@ def open_stream(
             these kinds, or a Hub name, ``"owner/name"``. A file is a shard: several processes need at least as many.
         kind: what `path` is; ``"auto"`` looks.
         column: which column holds the texts.
-        split: of a Hub data set, or the sub-folder of a folder.
+        split: of a Hub data set, or of a folder, by the names of its files or their folders.
         config: which configuration of a Hub data set.
 
     Returns:
@@ -91,10 +91,9 @@ def _may_be_on_the_hub(place: Path) -> bool:
 
 def _files(place: Path, kind: StreamKind, split: str | None) -> tuple[StreamKind, list[str]]:
     """Return what kind of files there is, and their paths in order."""
-    place = place / split if split is not None and place.is_dir() else place
     if not place.exists():
         raise DataError(f"{str(place)!r} is not there: no such file or folder (looked in {place.absolute().parent}).")
-    inside = sorted(path for path in place.rglob("[!.]*") if path.is_file()) if place.is_dir() else [place]
+    inside = _of_split(place, split) if place.is_dir() else [place]
     kinds: list[StreamKind] = [kind] if kind != "auto" else list(_SUFFIXES)
     by_kind = {name: [str(path) for path in inside if path.name.lower().endswith(_SUFFIXES[name])] for name in kinds}
     if kind != "auto" and place.is_file():
@@ -106,6 +105,17 @@ def _files(place: Path, kind: StreamKind, split: str | None) -> tuple[StreamKind
             "parquet, JSON lines or text files of one kind. Pictures and CSV do not stream: use load_source."
         )
     return found[0], by_kind[found[0]]
+
+
+def _of_split(place: Path, split: str | None) -> list[Path]:
+    """List the files below a folder, of one split where files or folders are named by it."""
+    paths = sorted(path for path in place.rglob("[!.]*") if path.is_file())
+    if split is None:
+        return paths
+    splits = files_by_split(paths, place)
+    if split not in splits:
+        raise DataError(f"{place} has no split {split!r}; it has {', '.join(splits)}.{did_you_mean(split, splits)}")
+    return [Path(path) for path in splits[split]]
 
 
 def _open_hub(name: str, split: str | None, config: str | None) -> datasets.IterableDataset:

@@ -69,10 +69,11 @@ def sentence_item(
     words: NDArray[np.int32], corruptions: Sequence[tuple[str, Corrupted]], lexicon: Lexicon, length: int
 ) -> SentenceItem:
     """Spell a sentence and its corruptions, (kind, what became of all words), at most `length` tokens each."""
-    unchanged = Corrupted(words, np.arange(len(words)), np.zeros(len(words), dtype=bool))
-    rows = [_row(unchanged, GOOD, lexicon, length)]
-    rows += [_row(corrupted, KIND_NUMBERS[kind], lexicon, length) for kind, corrupted in corruptions]
-    return SentenceItem(tuple(rows), lexicon.pad_id)
+    spelled = lexicon.spell(words, length)
+    nowhere = np.zeros(int(spelled.begins_word.sum()), dtype=bool)
+    good = SentenceRow(*spelled, nowhere, nowhere, np.arange(len(nowhere)) - 1, GOOD)
+    bad = [_row(corrupted, KIND_NUMBERS[kind], lexicon, length) for kind, corrupted in corruptions]
+    return SentenceItem((good, *bad), lexicon.pad_id)
 
 
 def put_back(corrupted: Corrupted, words: NDArray[np.int32], movable: slice) -> Corrupted:

@@ -132,7 +132,7 @@ def test_features_are_the_bundled_ones(name: str, shape: tuple[int, int], classe
 
 def test_table_of_builtins_names_every_option() -> None:
     assert list(BUILTINS) == sorted(BUILTINS) == [
-        "digits", "drawn_faces", "features", "sentence_topics", "sentences"
+        "digits", "drawn_faces", "features", "sentence_order", "sentence_topics", "sentences"
     ]  # fmt: skip
     for builtin in BUILTINS.values():
         assert list(builtin.options) == list(inspect.signature(builtin.make).parameters)
@@ -144,7 +144,8 @@ def test_table_of_builtins_names_every_option() -> None:
         (
             "drawn_fases",
             {},
-            r"no built-in data set 'drawn_fases'; there are digits, drawn_faces, .*, sentences\. Did you mean",
+            r"no built-in data set 'drawn_fases'; there are digits, drawn_faces, features, sentence_order, sentence_topics, "
+            r"sentences\. Did you mean \"drawn_faces\"\?",
         ),
         ("digits", {"people": 3}, r"builtin:digits has no option 'people'; allowed are none"),
         ("drawn_faces", {"people": 3.0}, r"builtin:drawn_faces: people must be int, found 3.0"),

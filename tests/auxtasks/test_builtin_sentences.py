@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from auxtasks.data import builtin_sentences
-from auxtasks.data.builtin_sentences import TOPICS, prose_sentences, sentence_topics, sentences
+from auxtasks.data.builtin_sentences import TOPICS, prose_sentences, sentence_order, sentence_topics, sentences
 from auxtasks.data.sources import load_source
 from auxtasks.errors import DataError
 
@@ -171,10 +171,61 @@ def test_topics_without_sentences(packages: Path) -> None:
         sentence_topics()
 
 
+def swapped_places(sentence: str, other: str) -> list[int]:
+    """Return the places of the words, closing punctuation left out, at which two sentences differ."""
+    pair = [text.rstrip(".!?").split() for text in (sentence, other)]
+    assert len(pair[0]) == len(pair[1])
+    assert sentence[-1] == other[-1]
+    return [place for place, (a, b) in enumerate(zip(*pair, strict=True)) if a != b]
+
+
+def test_order_is_balanced_and_a_swap_is_one_of_two_neighbours(packages: Path) -> None:
+    data = sentence_order()
+    originals = sentences()["text"][:]
+    assert data.features["label"].names == ["in order", "swapped"]
+    assert Counter(data["label"]) == {0: 36, 1: 36}  # of 73, the last has no partner
+    assert data["label"][:4] == [0, 1, 0, 1]
+    for original, row in zip(originals, data, strict=False):
+        if row["label"] == 0:
+            assert row["text"] == original
+            continue
+        first, second = swapped_places(original, row["text"])
+        assert second == first + 1 > 1  # never the first word
+        before, after = (text.rstrip(".").split() for text in (original, row["text"]))
+        assert [before[first], before[second]] == [after[second], after[first]]
+
+
+def test_no_sentence_is_in_order_and_swapped_too(packages: Path) -> None:
+    data = sentence_order()
+    words = [Counter(text.lower().rstrip(".").split()).items() for text in data["text"]]
+    assert len({frozenset(bag) for bag in words}) == len(data)  # not even as a bag of words
+
+
+def test_order_is_the_same_every_time_and_keeps_to_its_part(packages: Path) -> None:
+    assert sentence_order()[:] == sentence_order()[:]
+    some = sentence_order(limit=5)
+    assert Counter(some["label"]) == {0: 5, 1: 5}
+    halves = [sentence_order(part=part) for part in (0, 1)]
+    for part, half in enumerate(halves):
+        kept = {frozenset(text.rstrip(".").split()) for text in sentences(part=part)["text"]}
+        assert len(half) > 20
+        assert {frozenset(text.rstrip(".").split()) for text in half["text"]} <= kept
+    assert not set(halves[0]["text"]) & set(halves[1]["text"])
+
+
+def test_a_sentence_that_no_swap_changes_is_left_out(packages: Path) -> None:
+    for package in builtin_sentences.PACKAGES:
+        (packages / package / "__init__.py").write_text('"""No swap swap swap swap."""\n')
+    write_package(packages, {"numpy/a.py": "Word order is a thing.\n\nWord order is another thing."})
+    data = sentence_order()
+    assert data["text"][0] == "Word order is a thing."
+    assert len(data) == 2
+
+
 def test_wrong_options(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match=r"no package 'nunpy'; there are datasets, .*Did you mean \"numpy\"\?"):
         sentences(packages="nunpy")
-    for make in (sentences, sentence_topics):
+    for make in (sentences, sentence_order, sentence_topics):
         with pytest.raises(DataError, match=r"limit must be 0, for all, or more, found -1"):
             make(limit=-1)
         with pytest.raises(DataError, match=r"part must be 0, 1, or -1 for both, found 2"):

@@ -108,8 +108,9 @@ def test_global_generators_are_left_alone(workers):
     assert (np.random.get_state()[1] == numpy_state).all()  # noqa: NPY002
 
 
-def test_a_record_carries_its_row():
-    assert read(Numbers(3), 2) == {"value": 20, "row": 2}
+def test_a_record_carries_its_row_and_the_step():
+    assert read(Numbers(3), 2) == {"value": 20, "row": 2, "step": 0}
+    assert read(Numbers(3), 2, 7) == {"value": 20, "row": 2, "step": 7}
 
 
 def test_an_error_in_a_worker_is_told():

@@ -85,8 +85,8 @@ def test_a_key_like_nothing_gets_no_guess():
         ("targets=[att]", "targets: must be a group of keys, found ['att']."),
         ("task.loss=triplett", "task.loss: input should be 'logistic', 'contrastive' or 'triplet', found 'triplett'. "
                                'Did you mean "triplet"?'),
-        ("transfer.layers.stage1=grit", "transfer.layers.stage1: input should be 'auto', 'mean', 'max', 'grid', "
-                                        "'flatten' or 'token', found 'grit'. Did you mean \"grid\"?"),
+        ("transfer.layers.stage1=grit", "transfer.layers.stage1: input should be 'auto', 'mean', 'max', "
+                                        "'mean_max', 'grid', 'flatten' or 'token', found 'grit'. Did you mean \"grid\"?"),
         ("name=a/b", "name: string should match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$', found 'a/b'."),
         ("transfer.claim=nothing", "transfer.claim: input should be 'scratch', 'untrained', 'raw', 'frozen' or "
                                    "'finetuned', found 'nothing'."),
@@ -108,6 +108,93 @@ def test_scratch_and_finetuned_get_the_same_budget():
     assert problems(stages, "transfer.scratch.stages=[{steps: 5}]") == [f"{expected} 5 and 1."]
     rates = "transfer.scratch.learning_rates=[1e-3, 1e-2]"
     assert problems(stages, "transfer.scratch.stages=[{steps: 7}]", rates) == [f"{expected} 7 and 2."]
+
+
+# --- tasks of either kind ---------------------------------------------------------------------------------------------
+
+
+def test_the_losses_and_corruptions_of_sentences_are_names_with_weights():
+    task = load_recipe("sentences_demo", ["task.losses={token: 1}", "task.corruptions={swap: 2, drop: 0}"]).task
+    assert (task.losses, task.corruptions) == ({"token": 1.0}, {"swap": 2.0, "drop": 0.0})
+    assert load_recipe("sentences_demo", ["task.corruptions=null"]).task.corruptions is None
+
+
+@pytest.mark.parametrize("name", ["faces_demo", "sentences_demo"])
+def test_a_recipe_of_either_kind_written_out_reads_back_the_same(tmp_path, name):
+    recipe = load_recipe(name)
+    assert load_recipe(written(tmp_path, dump_recipe(recipe))) == recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "allowed", "guess"),
+    [
+        ("faces_demo", "task.margn=1", "augment, favour, hardness, loss, margin", "margin"),
+        ("faces_demo", "task.losses={token: 1}", "augment, favour, hardness, loss, margin", "loss"),
+        ("sentences_demo", "task.corruption={swap: 1}", "batch_tokens, corruptions, curriculum_steps", "corruptions"),
+        ("sentences_demo", "task.loss=token", "batch_tokens, corruptions, curriculum_steps", "losses"),
+        ("sentences_demo", "tokenizer.sise=9", "kind, lowercase, name, size", "size"),
+    ],
+)
+def test_an_unknown_key_of_a_task_is_told_with_the_keys_of_that_task(name, override, allowed, guess):
+    (problem,) = problems(override, name=name)
+    assert problem.startswith(f"{override.partition('=')[0]}: unknown key. Allowed here: {allowed}")
+    assert problem.endswith(f'Did you mean "{guess}"?')
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("task.name=shuffled_sentence", "task.name: must be face_pairs or shuffled_sentences, found "
+                                        "'shuffled_sentence'. Did you mean \"shuffled_sentences\"?"),
+        ("task.name=3", "task.name: must be face_pairs or shuffled_sentences, found '3'."),
+        ("task.name=null", "task.name: must be a name, found None."),
+        ("task=shuffled_sentences", "task: must be a group of keys, found 'shuffled_sentences'."),
+        ("task.corruptions.swp=1", "task.corruptions.swp: input should be 'shuffle', 'window', 'blocks', 'swap', "
+                                   "'drop', 'duplicate' or 'replace', found 'swp'. Did you mean \"swap\"?"),
+        ("task.easy={swp: 1}", "task.easy.swp: input should be 'shuffle', 'window', 'blocks', 'swap', 'drop', "
+                               "'duplicate' or 'replace', found 'swp'. Did you mean \"swap\"?"),
+        ("task.corruptions.swap=-1", "task.corruptions.swap: input should be greater than or equal to 0, found -1."),
+        ("task.losses.orders=1", "task.losses.orders: input should be 'sentence', 'pair', 'token' or 'order', found "
+                                 "'orders'. Did you mean \"order\"?"),
+        ("task.losses.token=0", "task.losses.token: input should be greater than 0, found 0."),
+        ("tokenizer.kind=wordpeace", "tokenizer.kind: input should be 'wordpiece' or 'bpe', found 'wordpeace'. "
+                                     'Did you mean "wordpiece"?'),
+        ("tokenizer=null", "tokenizer: required for a network from a config, such as {kind: wordpiece, size: 8192}."),
+        ("task.easy={swap: 1}", "task.curriculum_steps: a curriculum has weights to begin with (easy) and steps to "
+                                "reach the others (curriculum_steps), found easy={'swap': 1.0} and "
+                                "curriculum_steps=0."),
+        ("task.curriculum_steps=9", "task.curriculum_steps: a curriculum has weights to begin with (easy) and steps to "
+                                    "reach the others (curriculum_steps), found easy=None and curriculum_steps=9."),
+        ("targets.order.metric=matthews", "targets.order.metric: matthews needs a test of its own (test_split)."),
+        ("targets.order.metric=mathews", "targets.order.metric: input should be 'accuracy' or 'matthews', found "
+                                         "'mathews'. Did you mean \"matthews\"?"),
+        ("targets.order.shots=[]", "targets.order.shots: list should have at least 1 item after validation, not 0."),
+        ("data.align.size=9", "data.align: not for the task shuffled_sentences; leave it out."),
+        ("verification.pairs=x", "verification: not for the task shuffled_sentences; leave it out."),
+        ("minimal_pairs.blimp.limit=3", "minimal_pairs.blimp.path: not given. Name a data set with "
+                                        "minimal_pairs.blimp.path=PATH, or leave it out with minimal_pairs.blimp=null"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_of_a_recipe_for_sentences_is_one_line(override, expected):
+    assert problems(override, name="sentences_demo") == [expected]
+
+
+def test_what_belongs_to_texts_is_refused_beside_faces_all_at_once():
+    found = problems("tokenizer.size=9", "minimal_pairs.blimp.path=x", "data.validation_split=test")
+    keys = ["tokenizer", "minimal_pairs", "data.validation_split"]
+    assert found == [f"{key}: not for the task face_pairs; leave it out." for key in keys]
+
+
+def test_a_network_with_a_name_brings_its_own_tokenizer():
+    overrides = ["tokenizer=null", "backbone.arguments={name: org/network}"]
+    assert load_recipe("sentences_demo", overrides).tokenizer is None
+
+
+def test_a_target_may_have_shots_of_its_own_and_a_null_pair_is_left_out():
+    overrides = ["targets.order.shots=[2]", "minimal_pairs={blimp: {path: x}, other: null}"]
+    recipe = load_recipe("sentences_demo", overrides)
+    assert (recipe.targets["order"].shots, recipe.targets["topics"].shots) == ([2], None)
+    assert list(recipe.minimal_pairs) == ["blimp"]
 
 
 # --- overrides --------------------------------------------------------------------------------------------------------

@@ -2,17 +2,31 @@
 
 import pytest
 
+from auxtasks.data import train_tokenizer
 from auxtasks.errors import RecipeError
+from auxtasks.tasks import FacePairs, ShuffledSentences
 from recipes import build
 from recipes.config import load_recipe, recipe_names, recipe_summary
 from transfer.spaces import default_pools
 
+CORPUS = ["data.path=corpus", "minimal_pairs.blimp.path=blimp.parquet",
+          *(f"targets.{name}.path={name}.parquet" for name in ("bigram_shift_ewt", "cola", "trec6", "subj", "sst2"))]  # fmt: skip
+
 # What a recipe needs to be told, since its data cannot be shipped.
 TOLD = {
     "faces_demo": [],
-    "sentences_demo": [],
     "faces_lfw": ["data.path=lfw.parquet", "targets.att.path=att.parquet", "targets.gt.path=gt.parquet"],
+    "sentences_corpus": CORPUS,
+    "sentences_corpus_base": CORPUS,
+    "sentences_demo": [],
 }
+LARGE = {"sentences_corpus_base"}  # 149 million parameters take seconds to draw
+
+
+def built(recipe):
+    """Build a recipe's backbone, with a tokenizer where it needs one."""
+    tokenizer = None if recipe.tokenizer is None else train_tokenizer(["A cat sleeps here.", "A dog barks."], size=60)
+    return build.make_backbone(recipe, tokenizer)
 
 
 def test_these_recipes_are_shipped():
@@ -28,25 +42,55 @@ class TestEveryRecipe:
         assert "\n" not in recipe_summary(name)
         assert recipe.targets
 
-    def test_builds_its_parts(self, name):
+    def test_holds_an_evaluation_that_is_fair(self, name):
         recipe = load_recipe(name, TOLD[name])
-        backbone = build.make_backbone(recipe)
-        task = build.make_task(recipe, backbone)
-        assert task.backbone is backbone
-        assert recipe.training.batch_size % task.photos == 0
-        settings = build.make_few_shot(recipe, backbone)
-        assert {"scratch", "untrained", "raw", settings.claim} <= set(settings.arms)
-        assert settings.tuning.steps == settings.scratch.steps
-        assert set(settings.layers or default_pools(backbone)) <= set(backbone.layer_names)
-        for head, options in settings.heads:
-            assert head in {"prototype", "ridge", "logistic", "neighbors"}
-            assert all(isinstance(option, str) for option in options)
+        assert {"scratch", "untrained", "raw", recipe.transfer.claim} <= set(recipe.transfer.arms)
+        assert recipe.transfer.tuning.steps == recipe.transfer.scratch.steps
+
+    def test_translates_its_training(self, name):
+        recipe = load_recipe(name, TOLD[name])
         assert build.make_optimizer(recipe).learning_rate == recipe.training.learning_rate
         assert build.make_loop(recipe).checkpoint_every == recipe.training.checkpoint_every
 
 
-def test_the_lfw_recipe_says_which_paths_it_needs():
-    with pytest.raises(RecipeError, match=r"(?s)data\.path: not given.*targets\.att\.path.*targets\.gt\.path"):
-        load_recipe("faces_lfw")
-    recipe = load_recipe("faces_lfw", ["data.path=x", "targets.att=null", "targets.gt=null"])
-    assert recipe.targets == {}
+@pytest.mark.parametrize("name", sorted(set(TOLD) - LARGE))
+def test_a_recipe_builds_its_parts(name):
+    recipe = load_recipe(name, TOLD[name])
+    backbone = built(recipe)
+    task = build.make_task(recipe, backbone)
+    assert task.backbone is backbone
+    assert isinstance(task, ShuffledSentences if name.startswith("sentences") else FacePairs)
+    for target in recipe.targets.values():
+        settings = build.make_few_shot(recipe, backbone, target)
+        assert settings.protocol.shots == tuple(target.shots or recipe.transfer.shots)
+        assert set(settings.layers or default_pools(backbone)) <= set(backbone.layer_names)
+        for head, options in settings.heads:
+            assert head in {"prototype", "ridge", "logistic", "neighbors"}
+            assert all(isinstance(option, str) for option in options)
+
+
+@pytest.mark.parametrize("name", ["faces_demo", "faces_lfw"])
+def test_a_batch_of_faces_holds_whole_people(name):
+    recipe = load_recipe(name, TOLD[name])
+    assert recipe.training.batch_size % recipe.task.photos == 0
+
+
+@pytest.mark.parametrize("name", [name for name in TOLD if name.startswith("sentences")])
+def test_the_layers_that_sentences_are_read_at_are_those_of_the_network(name):
+    recipe = load_recipe(name, TOLD[name])
+    blocks = recipe.backbone.arguments["config"]["num_hidden_layers"]
+    allowed = {"embeddings", *(f"block{number}" for number in range(1, blocks + 1))}
+    assert set(recipe.transfer.layers or {}) <= allowed
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second"), [("faces_lfw", "att", "gt"), ("sentences_corpus", "cola", "trec6")]
+)
+def test_a_recipe_for_data_of_one_s_own_says_which_paths_it_needs(name, first, second):
+    with pytest.raises(RecipeError, match=rf"(?s)data\.path: not given.*targets\.{first}\.path.*{second}\.path"):
+        load_recipe(name)
+    without = [
+        f"targets.{target}=null" for target in ("att", "gt", "bigram_shift_ewt", "cola", "trec6", "subj", "sst2")
+    ]
+    recipe = load_recipe(name, ["data.path=x", "minimal_pairs.blimp=null", *without])
+    assert (recipe.targets, recipe.minimal_pairs) == ({}, {})

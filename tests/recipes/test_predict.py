@@ -24,14 +24,14 @@ def photos(tmp_path):
 def test_answers_are_those_of_the_model(finished, photos):
     model = transfer.load(finished)
     answers = list(predict_files(finished, photos, None))
-    assert [path for path, _, _ in answers] == photos
+    assert [path for path, _, _ in answers] == [str(path) for path in photos]
     assert [name for _, name, _ in answers] == model.predict(photos)
     assert [share for _, _, share in answers] == pytest.approx(model.predict_proba(photos).max(axis=1).tolist())
 
 
 def test_folders_are_searched_for_pictures_in_order(finished, photos, tmp_path):
     answers = list(predict_files(finished, [photos[0], tmp_path], "strangers"))
-    assert [path for path, _, _ in answers] == [photos[0], *sorted(photos)]
+    assert [path for path, _, _ in answers] == [str(path) for path in (photos[0], *sorted(photos))]
 
 
 def test_many_pictures_are_answered_in_parts(finished, photos, monkeypatch):
@@ -47,9 +47,13 @@ def test_what_cannot_be_predicted_is_named(finished, tmp_path):
         list(predict_files(finished, [tmp_path / "absent.png"], None))
     with pytest.raises(DataError, match="holds no pictures"):
         list(predict_files(finished, [tmp_path], None))
-    (tmp_path / "notes.txt").write_text("no picture")
-    with pytest.raises(ImageError, match=r"notes\.txt"):
-        list(predict_files(finished, [tmp_path / "notes.txt"], None))
+    for name in ("notes.txt", "NOTES.CSV", "table.parquet"):
+        (tmp_path / name).write_text("no picture")
+        with pytest.raises(ImageError, match=rf"{name} is no picture, and this model takes pictures: name some"):
+            list(predict_files(finished, [tmp_path / name], None))
+    (tmp_path / "torn.png").write_text("no picture")
+    with pytest.raises(ImageError, match=r"torn\.png"):
+        list(predict_files(finished, [tmp_path / "torn.png"], None))
     with pytest.raises(CheckpointError, match=r'no target "nobody".*It has: strangers'):
         list(predict_files(finished, [], "nobody"))
 

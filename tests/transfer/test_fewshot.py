@@ -24,7 +24,7 @@ HEADS = (("prototype", {}), ("logistic", {"C": 10.0, "scaling": "rms"}))
 def settings(**changes):
     return FewShot(
         **{
-            "protocol": Protocol(shots=(1, 2), draws=2),
+            "protocol": Protocol(unit="class", shots=(1, 2), draws=2),
             "arms": ARMS,
             "heads": HEADS,
             "tuning": Tuning(stages=(Stage(1, top_layers=1), Stage(1)), batch_size=8),
@@ -105,7 +105,7 @@ def test_every_arm_gets_the_same_labels_and_the_same_test(recorded, portraits):
     labels = portraits.labels
     planned = {
         (shot, draw.number, tuple(support), tuple(labels[support]), tuple(draw.test))
-        for draw in plan_draws(labels, Protocol(shots=(1, 2), draws=2))
+        for draw in plan_draws(labels, Protocol(unit="class", shots=(1, 2), draws=2))
         for shot, support in draw.support.items()
     }
     kinds = ("FeatureArm", "PictureRawArm", "TunedArm")
@@ -174,7 +174,7 @@ def test_scores_by_hand(backbone, portraits):
 
 def test_what_can_be_seen_is_learned_and_shuffled_labels_are_not(backbone, quadrants):
     asked = settings(
-        protocol=Protocol(shots=(4,), draws=2),
+        protocol=Protocol(unit="class", shots=(4,), draws=2),
         layers={"stem": "grid", "stage1": "grid"},
         tuning=Tuning(stages=(Stage(15, top_layers=1), Stage(15)), batch_size=16),
         scratch=Tuning(stages=(Stage(30),), batch_size=16),
@@ -199,7 +199,11 @@ def test_a_target_does_not_depend_on_what_ran_before_it(recorded, portraits, qua
     np.random.seed(123)  # noqa: NPY002  # the global generators are what must not matter
     backbone.train()
     backbone.freeze(["stem"])
-    evaluate(backbone, quadrants, settings(arms=("scratch", "frozen"), protocol=Protocol(shots=(1, 3), draws=1)))
+    evaluate(
+        backbone,
+        quadrants,
+        settings(arms=("scratch", "frozen"), protocol=Protocol(unit="class", shots=(1, 3), draws=1)),
+    )
     after = scores(evaluate(backbone, portraits))
     assert after == scores(recorded.outcome)
     assert len(after) == len(ARMS) * 2
@@ -213,9 +217,11 @@ def test_an_arm_does_not_depend_on_the_other_arms(recorded, portraits):
 
 
 def test_the_first_draws_stay_when_there_are_more(backbone, portraits):
-    asked = settings(arms=("frozen", "scratch"), protocol=Protocol(shots=(2,), draws=2))
+    asked = settings(arms=("frozen", "scratch"), protocol=Protocol(unit="class", shots=(2,), draws=2))
     two = scores(evaluate(backbone, portraits, asked))
-    three = scores(evaluate(backbone, portraits, dataclasses.replace(asked, protocol=Protocol(shots=(2,), draws=3))))
+    three = scores(
+        evaluate(backbone, portraits, dataclasses.replace(asked, protocol=Protocol(unit="class", shots=(2,), draws=3)))
+    )
     assert {key: table[:2] for key, table in three.items()} == two
 
 
@@ -298,4 +304,4 @@ def test_arms_that_do_not_fit_are_refused(backbone, portraits):
 def test_a_class_with_too_few_pictures_is_named_before_anything_is_trained(portraits, monkeypatch):
     monkeypatch.setattr(fewshot, "feature_spaces", lambda *_, **__: pytest.fail("too late"))
     with pytest.raises(TransferError, match=r"4 of 4 classes .*6 shots.*'person00000' has 6, needed are 7"):
-        evaluate(convnet(size=16), portraits, settings(protocol=Protocol(shots=(1, 6))))
+        evaluate(convnet(size=16), portraits, settings(protocol=Protocol(unit="class", shots=(1, 6))))

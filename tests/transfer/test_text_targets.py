@@ -120,11 +120,20 @@ def test_a_fixed_test_of_accuracies_is_the_share_of_right_items(encoder, opinion
     assert "jackknife" not in outcome.results.protocol["resampling"]
 
 
-def test_without_a_fixed_test_texts_are_scored_class_by_class(encoder, opinions):
+def test_without_a_fixed_test_few_classes_are_scored_item_by_item(encoder, opinions):
     outcome = evaluate(encoder, opinions, settings(arms=("frozen", "raw"), shots=(2,)))
-    assert outcome.results.unit == "class"
-    assert {np.shape(by_shot[2]) for by_shot in outcome.results.arms.values()} == {(2, 2)}
+    assert outcome.results.unit == "item"
+    for by_shot in outcome.results.arms.values():
+        # What a draw learned from is no test of it, and counts for nothing.
+        assert np.isnan(by_shot[2]).sum(axis=1).tolist() == [4, 4]
     assert outcome.results.protocol["test_items"] == 40 - 4
+    by_class = settings(arms=("frozen", "raw"), protocol=Protocol(shots=(2,), draws=2, unit="class"))
+    found = evaluate(encoder, opinions, by_class).results
+    assert found.unit == "class"
+    for arm, by_shot in found.arms.items():
+        assert np.shape(by_shot[2]) == (2, 2)
+        # As many of each class are left over, so the mean is the same either way.
+        np.testing.assert_allclose(by_shot[2].mean(axis=1), np.nanmean(outcome.results.arms[arm][2], axis=1))
 
 
 def test_the_test_set_does_not_depend_on_the_draws_nor_the_draws_on_it(encoder, opinions, opinions_test):
