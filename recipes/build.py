@@ -32,8 +32,8 @@ __all__ = [
     "make_loop",
     "make_optimizer",
     "make_task",
+    "part_of",
     "present_classes",
-    "test_source",
 ]
 
 
@@ -41,11 +41,10 @@ def load_columns(
     source: schema.Source,
     columns: Mapping[str, str],
     *,
-    split: str | None = None,
     required: Sequence[str] | None = None,
     allow_unlabelled: bool = False,
 ) -> Dataset:
-    """Load a source with its columns checked; `split` instead of the source's own where it is given."""
+    """Load a source with its columns checked."""
     assert source.path is not None  # `load_recipe` refuses a source without a path
     builtin = source.path.startswith("builtin:")
     return load_source(
@@ -54,17 +53,20 @@ def load_columns(
         columns=columns,
         required=required,
         allow_unlabelled=allow_unlabelled,
-        split=split or source.split,
+        split=source.split,
         where=source.where,
         options=(source.options or {}) if builtin else source.options,
     )
 
 
-def test_source(target: schema.Target) -> schema.Source:
-    """Return where a target's own test set comes from: as its labels do, but for what `test` says."""
-    assert target.test is not None  # the caller asked
-    changed = {key: value for key, value in target.test.model_dump().items() if value is not None}
-    return target.model_copy(update=changed)
+def part_of(source: schema.Source, part: schema.Part) -> schema.Source:
+    """Return another part of a source, such as its test set; see `recipes.schema.Part`."""
+    said = part.model_dump(exclude_unset=True)
+    merged = {
+        key: {**(getattr(source, key) or {}), **value} if isinstance(value, dict) else value
+        for key, value in said.items()
+    }
+    return source.model_copy(update=merged)
 
 
 def present_classes(labels: NDArray[np.int64], names: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:

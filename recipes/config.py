@@ -112,7 +112,7 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads ``1e-3`` as the number that it is (YAML 1.1 wants ``1.0e-3``), and refuses a key that is given twice."""
+    """Reads ``1e-3`` as a number and ``no`` as a word, as YAML 1.2 does, and refuses a key that is given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping, as the base class does."""
@@ -129,6 +129,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# A table of its own, so that other users of the library keep theirs.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|True|false|False)$"), list("tTfF"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
 )

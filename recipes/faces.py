@@ -16,7 +16,7 @@ from auxtasks.data.images import ImageTable, decode_images
 from auxtasks.data.pairs import hold_out, load_pairs, refuse_trained_people
 from auxtasks.tasks import FacePairs
 from auxtasks.tasks.verification import held_out_threshold, verify
-from recipes.build import load_columns, present_classes, test_source
+from recipes.build import load_columns, part_of, present_classes
 from recipes.folder import RunFolder, cache_folder
 from recipes.schema import Recipe, Source, Target
 from recipes.target_data import TargetData
@@ -90,7 +90,7 @@ class FacePretraining:
     def target(self, name: str, target: Target, backbone: Backbone) -> TargetData:
         """Load a target and decode it as the backbone needs it."""
         table = _target_table(target, backbone)
-        test = None if target.test is None else _target_table(test_source(target), backbone)
+        test = None if target.test is None else _target_table(part_of(target, target.test), backbone)
         height, width = backbone.input.shape[1:]
         kind = "grey" if backbone.input.channels == 1 else "colour"
         notes = [f"{name}: pictures were resized to {height} x {width} pixels, {kind}, as the backbone takes them."]
@@ -102,10 +102,13 @@ class FacePretraining:
         """Look for pictures and people that pretraining and the target share."""
         # "0" of two data sets is not one person: numbers are no names.
         ours, theirs = _names(_people(self.table)), _names(data.table.class_names)
-        tables = [table for table in (data.table, data.test) if isinstance(table, ImageTable)]
+        table, test = data.table, data.test
+        assert isinstance(table, ImageTable)  # `target` made them
+        assert test is None or isinstance(test, ImageTable)
         leaks = find_leaks(
             self.table.pixels,
-            [picture for table in tables for picture in table.pixels],
+            table.pixels if test is None else test.pixels,
+            support=None if test is None else table.pixels,
             pretraining_names=ours or None,
             target_names=theirs or None,
         )

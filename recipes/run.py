@@ -21,6 +21,7 @@ from auxtasks.data.tokenizers import load_tokenizer, train_tokenizer
 from auxtasks.errors import TrainingError, TransferError
 from auxtasks.features.batches import Table, item_noun
 from auxtasks.features.cache import FeatureCache, feature_bytes
+from auxtasks.features.extract import feature_widths
 from auxtasks.pretrain import pretrain
 from auxtasks.tasks import ShuffledSentences
 from auxtasks.training.processes import join_processes
@@ -122,7 +123,10 @@ def pretrain_recipe(recipe: Recipe, place: Path) -> None:
         _leave()
         return
     with state.main_process_first():  # the first process reads and decodes, the others find the result
-        data = read_pretraining(recipe, build.make_backbone(recipe, _tokenizer(recipe, folder)))
+        backbone = build.make_backbone(recipe, _tokenizer(recipe, folder))
+        if recipe.transfer.layers is not None:
+            feature_widths(backbone, recipe.transfer.layers)  # refuses a wrong name or pooling before the training
+        data = read_pretraining(recipe, backbone)
     training = recipe.training
     result = pretrain(
         data.task,
@@ -189,6 +193,9 @@ def _refuse_another_pretraining(written: Recipe, asked: Recipe, run: Path) -> No
         "data": (written.data, moved),
         "backbone": (written.backbone, asked.backbone),
         "tokenizer": (written.tokenizer, asked.tokenizer),
+        "training": (written.training.model_copy(update={"device": asked.training.device}), asked.training),
+        "verification": (written.verification, asked.verification),
+        "minimal_pairs": (written.minimal_pairs, asked.minimal_pairs),
         "task": (written.task, asked.task),
     }
     changed = [key for key, (there, here) in pairs.items() if there != here]
@@ -278,7 +285,10 @@ def _target_model(
     layers = dict(settings.layers or default_pools(backbone))
     features = outcome.spaces.target
     most = max(settings.protocol.shots)
-    chosen = cross_validated(features, table.labels, outcome.ranked[most], seed)
+    rarest = int(np.bincount(table.labels).min())
+    ranked = outcome.ranked[most]
+    # With one item of a class nothing can be held out: then what was settled in advance stands.
+    chosen = cross_validated(features, table.labels, ranked, seed) if rarest > 1 else ranked[0]
     layer = base_layer(chosen.layer)
     head = chosen.build().fit(features[chosen.layer], table.labels, len(table.class_names))
     decoded = None if isinstance(table, TextTable) else (table.pixels.shape[1], table.pixels.shape[2])

@@ -51,6 +51,24 @@ class Source(_Strict):
     on_error: Literal["raise", "skip"] = Field(default="raise", description="about an unreadable picture or empty text")
 
 
+class Part(_Strict):
+    """Another part of a source, to validate or test on: what is not said here is as for the source itself.
+
+    Of `where` and `options` single keys can be said otherwise; null takes away what the source says.
+    """
+
+    path: str | None = None
+    split: str | None = None
+    where: dict[str, str | int | float | bool] | None = None
+    options: dict[str, str | int | float | bool] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Part:
+        if not self.model_fields_set:
+            raise ValueError("split: a part differs from its source in path, split, where or options, found none")
+        return self
+
+
 class Alignment(_Strict):
     """Detect and align faces once, before anything else."""
 
@@ -63,7 +81,7 @@ class Data(Source):
     """What is pretrained on."""
 
     holdout: Share = Field(default=0.1, description="share of the people, or sentences, kept out for validation")
-    validation_split: str | None = Field(default=None, description="validate on this split instead of a share")
+    validation: Part | None = Field(default=None, description="sentences to validate on, instead of a share")
     streaming: bool = Field(default=False, description="read texts as they are needed, for what does not fit a disk")
     validation_items: Positive | None = Field(default=None, description="validate on so many of them at most")
     align: Alignment | None = None
@@ -136,6 +154,10 @@ class ShuffledSentences(_Strict):
 
     @model_validator(mode="after")
     def _check(self) -> ShuffledSentences:
+        if set(self.losses) == {"order"}:
+            raise ValueError("losses: order cannot score a sentence; add sentence, pair or token")
+        if self.corruptions is not None and not any(self.corruptions.values()):
+            raise ValueError("corruptions: one weight at least must be above zero")
         if (self.easy is None) != (self.curriculum_steps == 0):
             raise ValueError(
                 "curriculum_steps: a curriculum has weights to begin with (easy) and steps to reach the others "
@@ -285,19 +307,10 @@ class Transfer(_Strict):
         return self
 
 
-class TestPart(_Strict):
-    """A test set of its own: what is not said here is as for the labels."""
-
-    path: str | None = None
-    split: str | None = None
-    where: dict[str, str | int | float | bool] | None = None
-    options: dict[str, str | int | float | bool] | None = None
-
-
 class Target(Source):
     """A data set with few labels."""
 
-    test: TestPart | None = Field(default=None, description="what is tested on; null tests on what is not drawn")
+    test: Part | None = Field(default=None, description="what is tested on; null tests on what is not drawn")
     metric: Literal["accuracy", "matthews"] = "accuracy"
     shots: Annotated[list[Positive], Field(min_length=1)] | None = Field(
         default=None, description="labels a class; null takes those of transfer"
@@ -322,7 +335,7 @@ class Recipe(_Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
-        problems = list(self._misplaced())
+        problems = [*self._misplaced(), *self._unparted()]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -332,15 +345,45 @@ class Recipe(_Strict):
         texts = self.task.name == "shuffled_sentences"
         only_pictures = {"data.align": self.data.align, "verification": self.verification}
         only_texts = {"tokenizer": self.tokenizer, "minimal_pairs": self.minimal_pairs or None,
-                      "data.validation_split": self.data.validation_split,
+                      "data.validation": self.data.validation,
                       "data.streaming": self.data.streaming or None}  # fmt: skip
         for key, value in (only_pictures if texts else only_texts).items():
             if value is not None:
                 yield f"{key}: not for the task {self.task.name}; leave it out"
+        yield from self._unfit_for_texts() if texts else self._unfit_for_pictures()
         if texts and self.tokenizer is None and "name" not in self.backbone.arguments:
             yield "tokenizer: required for a network from a config, such as {kind: wordpiece, size: 8192}"
-        if self.data.streaming and self.data.validation_split is None:
-            yield "data.validation_split: required with data.streaming, since no share can be held out of a stream"
         for name, target in self.targets.items():
             if target.metric == "matthews" and target.test is None:
                 yield f"targets.{name}.metric: matthews needs a test set of its own (test)"
+
+    def _unparted(self) -> Iterator[str]:
+        """Say where what is validated or tested on would be what is trained on."""
+        parts: dict[str, tuple[Source, Part | None]] = {"data.validation": (self.data, self.data.validation)}
+        parts |= {f"targets.{name}.test": (target, target.test) for name, target in self.targets.items()}
+        for key, (source, part) in parts.items():
+            said = {} if part is None else part.model_dump(exclude_none=True)
+            if part is not None and all(getattr(source, name) == value for name, value in said.items()):
+                keys = ", ".join(Part.model_fields)
+                yield f"{key}: the same data again; say what is different of it ({keys}), or leave it out"
+
+    def _unfit_for_pictures(self) -> Iterator[str]:
+        if self.data.validation_items is not None:
+            yield "data.validation_items: for texts; the share of people held out is data.holdout"
+
+    def _unfit_for_texts(self) -> Iterator[str]:
+        data = self.data
+        if self.transfer.mirror:
+            yield "transfer.mirror: texts have no mirror image; leave it out"
+        if self.backbone.name != "transformers":
+            yield f"backbone.name: {self.task.name} needs a backbone of transformers, found {self.backbone.name}"
+        if not data.streaming:
+            return
+        if data.validation is None:
+            yield "data.validation: required with data.streaming, since no share can be held out of a stream"
+        if data.where is not None or data.options is not None:
+            yield "data.where, data.options: a stream is read as it is; leave them out"
+        if data.kind in ("folder", "csv", "builtin"):
+            yield f"data.kind: {data.kind} does not stream; parquet, JSON lines, text and Hub data sets do"
+        if self.training.workers > 1:
+            yield f"training.workers: a stream has one reader, so at most 1, found {self.training.workers}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -14,17 +14,17 @@ from auxtasks.backbones import Backbone
 from auxtasks.checkpoint import write_json
 from auxtasks.data.corruptions import KINDS
 from auxtasks.data.loaders import read
-from auxtasks.data.sentences import SentenceTable
+from auxtasks.data.sentences import SentenceTable, read_block
 from auxtasks.data.sources import load_source
 from auxtasks.data.stream_sources import StreamKind, open_stream
 from auxtasks.data.texts import TextTable, encode_texts
-from auxtasks.errors import DataError
 from auxtasks.seeding import generator
 from auxtasks.tasks import ShuffledSentences
-from auxtasks.tasks.grammaticality import bag_of_words_control, load_minimal_pairs
-from recipes.build import load_columns, present_classes, test_source
+from auxtasks.tasks.grammaticality import MinimalPairs, bag_of_words_control, load_minimal_pairs
+from recipes import schema
+from recipes.build import load_columns, part_of, present_classes
 from recipes.folder import RunFolder, cache_folder
-from recipes.schema import MinimalPairs, Recipe, Source, Target
+from recipes.schema import Recipe, Source, Target
 from recipes.target_data import TargetData
 from transfer.leaks import find_leaks
 from transfer.spaces import Pretrained
@@ -45,6 +45,7 @@ class SentencePretraining:
         texts: all that it was trained on, as it was read; None of a stream, which is read once.
         trained: as words, or a stream.
         held_out: as words.
+        pairs: minimal pairs by name; loaded before training, so that a wrong path costs no training.
     """
 
     recipe: Recipe
@@ -52,17 +53,19 @@ class SentencePretraining:
     texts: Sequence[str] | None
     trained: SentenceTable | IterableDataset
     held_out: SentenceTable
+    pairs: Mapping[str, MinimalPairs]
 
     @classmethod
     def read(cls, recipe: Recipe, task: ShuffledSentences) -> SentencePretraining:
         """Load the corpus, or open its stream, and load what is held out of it."""
         cache = cache_folder() / "sentences"
+        pairs = {name: load_minimal_pairs(_pairs(wanted)) for name, wanted in recipe.minimal_pairs.items()}
         if recipe.data.streaming:
             held_out = task.prepare(_held_out(recipe), cache=cache)
-            return cls(recipe, task, None, _stream(recipe), held_out)
+            return cls(recipe, task, None, _stream(recipe), held_out, pairs)
         corpus, held_out_texts = _corpus(recipe)
         trained = task.prepare(corpus, cache=cache)
-        return cls(recipe, task, list(corpus["text"]), trained, task.prepare(held_out_texts, cache=cache))
+        return cls(recipe, task, list(corpus["text"]), trained, task.prepare(held_out_texts, cache=cache), pairs)
 
     @property
     def described(self) -> str:
@@ -97,9 +100,9 @@ class SentencePretraining:
         assert length is not None
         self.task.eval()
         everything = {}
-        for name, wanted in self.recipe.minimal_pairs.items():
-            pairs = load_minimal_pairs(_pairs(wanted))
-            folder.log_opening({"target": f"minimal pairs {name}", "pairs": len(pairs), "file": wanted.path})
+        for name, pairs in self.pairs.items():
+            path = self.recipe.minimal_pairs[name].path
+            folder.log_opening({"target": f"minimal pairs {name}", "pairs": len(pairs), "file": path})
             everything[name] = pairs.accuracy(self.task, tokenizer, length)
             found |= {f"{name}/{key}": value for key, value in everything[name].items() if not key.startswith("uid/")}
         if everything:
@@ -109,7 +112,7 @@ class SentencePretraining:
     def _control(self) -> dict[str, float]:
         table = self.trained
         if isinstance(table, IterableDataset):
-            table = self.task.prepare(Dataset.from_list(list(table.take(CONTROL_SENTENCES))))
+            table = self._first_block(table)
         rows = generator(self.recipe.seed, "control").permutation(len(table))[:CONTROL_SENTENCES]
         # As at the end of training: a curriculum has reached its goal by then.
         end = self.recipe.training.steps
@@ -122,10 +125,18 @@ class SentencePretraining:
         assert vocabulary is not None  # of text
         return bag_of_words_control(trained, held_out, vocabulary, tuple(KINDS))
 
+    def _first_block(self, stream: IterableDataset) -> SentenceTable:
+        """Read the first sentences of a stream, as training did: what cannot be shuffled was counted there."""
+        tokenizer, length = self.task.backbone.tokenizer, self.task.backbone.input.length
+        assert tokenizer is not None  # held by `ShuffledSentences.prepare`
+        assert length is not None
+        texts = [row["text"] or "" for row in stream.take(CONTROL_SENTENCES)]
+        return read_block(texts, tokenizer, length=length, keep_initial=self.task.keep_initial)
+
     def target(self, name: str, target: Target, backbone: Backbone) -> TargetData:
         """Load a target and tokenise it for the backbone."""
         table = _target_table(target, backbone)
-        test = None if target.test is None else _target_table(test_source(target), backbone)
+        test = None if target.test is None else _target_table(part_of(target, target.test), backbone)
         notes = []
         for part, found in (("", table), (" test", test)):
             if found is not None and found.truncated:
@@ -156,7 +167,7 @@ class SentencePretraining:
 def corpus_texts(recipe: Recipe) -> list[str]:
     """Return the sentences that a tokenizer is trained on: those that the backbone is."""
     if recipe.data.streaming:
-        return [row["text"] for row in _stream(recipe).take(TOKENIZER_TEXTS)]
+        return [row["text"] or "" for row in _stream(recipe).take(TOKENIZER_TEXTS)]
     return list(_corpus(recipe)[0]["text"])
 
 
@@ -164,8 +175,6 @@ def _stream(recipe: Recipe) -> IterableDataset:
     data = recipe.data
     assert data.path is not None  # `load_recipe` refuses a source without a path
     kinds: dict[str, StreamKind] = {kind: kind for kind in get_args(StreamKind)}
-    if data.kind not in kinds:
-        raise DataError(f"data.kind={data.kind} does not stream; parquet, JSON lines, text and Hub data sets do.")
     return open_stream(data.path, kind=kinds[data.kind], column=data.text, split=data.split)
 
 
@@ -173,17 +182,20 @@ def _corpus(recipe: Recipe) -> tuple[Dataset, Dataset]:
     """Load the corpus; return what is trained on and what is held out."""
     data = recipe.data
     corpus = load_columns(data, {"text": data.text})
-    if data.validation_split is not None:
+    if data.validation is not None:
         return corpus, _held_out(recipe)
     order = generator(recipe.seed, "holdout").permutation(len(corpus))
     count = max(1, round(len(corpus) * data.holdout))
-    return corpus.select(np.sort(order[count:])), _limited(recipe, corpus.select(np.sort(order[:count])))
+    trained, held_out = corpus.select(np.sort(order[count:])), corpus.select(np.sort(order[:count]))
+    seen = set(trained["text"])  # a corpus may say the same thing twice
+    unseen = held_out.select([row for row, text in enumerate(held_out["text"]) if text not in seen])
+    return trained, _limited(recipe, unseen)
 
 
 def _held_out(recipe: Recipe) -> Dataset:
-    """Load the split that a recipe names for validation."""
-    columns = {"text": recipe.data.text}
-    return _limited(recipe, load_columns(recipe.data, columns, split=recipe.data.validation_split))
+    """Load what a recipe names for validation."""
+    assert recipe.data.validation is not None  # the caller asked
+    return _limited(recipe, load_columns(part_of(recipe.data, recipe.data.validation), {"text": recipe.data.text}))
 
 
 def _limited(recipe: Recipe, held_out: Dataset) -> Dataset:
@@ -191,7 +203,7 @@ def _limited(recipe: Recipe, held_out: Dataset) -> Dataset:
     return held_out if most is None or len(held_out) <= most else held_out.select(_spread(len(held_out), most))
 
 
-def _pairs(wanted: MinimalPairs) -> Dataset:
+def _pairs(wanted: schema.MinimalPairs) -> Dataset:
     assert wanted.path is not None  # `load_recipe` refuses a source without a path
     columns = {name: name for name in ("sentence_good", "sentence_bad")}
     found = load_source(Path(wanted.path), columns=columns, split=wanted.split)

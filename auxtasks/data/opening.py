@@ -92,7 +92,7 @@ def _guess_kind(name: str) -> Kind:
         return "builtin"
     path = Path(name)
     if path.is_dir():
-        return "parquet" if any(path.glob("[!.]*.parquet")) else "folder"
+        return "parquet" if _holds_parquet(path) else "folder"
     suffixes = [suffix.lower() for suffix in path.suffixes]
     suffix = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] == ".gz" else (suffixes or [""])[-1]
     if suffix in _KIND_OF_SUFFIX:
@@ -104,6 +104,12 @@ def _guess_kind(name: str) -> Kind:
     known = ", ".join(sorted(_KIND_OF_SUFFIX))
     found = f"ends in {suffix}" if suffix else "has no suffix"
     raise DataError(f"{name!r} {found}; expected a folder or one of {known}. If it is one of these, state its kind.")
+
+
+def _holds_parquet(folder: Path) -> bool:
+    """Whether parquet files are in a folder, or in one in it that is named as a split."""
+    splits = (inner for inner in folder.iterdir() if _SPLIT_NAME.match(inner.name) and inner.is_dir())
+    return any(any(place.glob("[!.]*.parquet")) for place in (folder, *splits))
 
 
 def _open_memory(

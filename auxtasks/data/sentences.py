@@ -127,6 +127,9 @@ def _read(
     *,
     check_spelling: bool = True,
 ) -> SentenceTable:
+    special = tokenizer.num_special_tokens_to_add()
+    if length <= special:
+        raise DataError(f"length={length} leaves no room for text: the tokenizer adds {special} special tokens.")
     numbers: dict[str, int] = {}
     rows = [[numbers.setdefault(word, len(numbers)) for word in split_words(text)] for text in texts]
     lexicon = build_lexicon(list(numbers), tokenizer)

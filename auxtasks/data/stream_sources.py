@@ -99,6 +99,8 @@ def _files(place: Path, kind: StreamKind, split: str | None) -> tuple[StreamKind
     if kind != "auto" and place.is_file():
         by_kind = {kind: [str(place)]}
     found = [name for name, files in by_kind.items() if files]
+    if "parquet" in found:
+        found = ["parquet"]  # the text files beside it say where it is from
     if len(found) != 1:
         raise DataError(
             f"{place} holds {'files of the kinds ' + ', '.join(found) if found else 'nothing that streams'}; expected "

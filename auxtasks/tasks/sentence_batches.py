@@ -68,12 +68,16 @@ class SentenceBatch(NamedTuple):
 def sentence_item(
     words: NDArray[np.int32], corruptions: Sequence[tuple[str, Corrupted]], lexicon: Lexicon, length: int
 ) -> SentenceItem:
-    """Spell a sentence and its corruptions, (kind, what became of all words), at most `length` tokens each."""
+    """Spell a sentence and its corruptions, (kind, what became of all words), at most `length` tokens each.
+
+    A corruption of which the cut leaves the sentence itself, such as its last word twice, is left out.
+    """
     spelled = lexicon.spell(words, length)
     nowhere = np.zeros(int(spelled.begins_word.sum()), dtype=bool)
     good = SentenceRow(*spelled, nowhere, nowhere, np.arange(len(nowhere)) - 1, GOOD)
     bad = [_row(corrupted, KIND_NUMBERS[kind], lexicon, length) for kind, corrupted in corruptions]
-    return SentenceItem((good, *bad), lexicon.pad_id)
+    seen = [row for row in bad if not np.array_equal(row.tokens, good.tokens)]
+    return SentenceItem((good, *seen), lexicon.pad_id)
 
 
 def put_back(corrupted: Corrupted, words: NDArray[np.int32], movable: slice) -> Corrupted:

@@ -144,8 +144,8 @@ def test_table_of_builtins_names_every_option() -> None:
         (
             "drawn_fases",
             {},
-            r"no built-in data set 'drawn_fases'; there are digits, drawn_faces, features, sentence_order, sentence_topics, "
-            r"sentences\. Did you mean \"drawn_faces\"\?",
+            r"no built-in data set 'drawn_fases'; there are digits, drawn_faces, features, sentence_order, "
+            r"sentence_topics, sentences\. Did you mean \"drawn_faces\"\?",
         ),
         ("digits", {"people": 3}, r"builtin:digits has no option 'people'; allowed are none"),
         ("drawn_faces", {"people": 3.0}, r"builtin:drawn_faces: people must be int, found 3.0"),

@@ -254,6 +254,12 @@ def test_a_second_reading_is_memory_mapped_and_the_same(tmp_path, uncased, monke
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_length_that_leaves_no_room_is_refused(uncased):
+    for reader in (read_sentences, read_block):
+        with pytest.raises(DataError, match="length=2 leaves no room for text: the tokenizer adds 2 special tokens"):
+            reader(TEXTS, uncased, length=2)
+
+
 def test_a_corpus_that_was_refused_is_refused_from_its_cache_too(tmp_path, uncased):
     for _ in range(2):
         with pytest.raises(DataError, match="nothing can be shuffled in any of 1 sentences"):

@@ -183,6 +183,23 @@ def test_rows_are_cut_at_the_length_of_the_backbone():
     assert torch.isfinite(task(task.collate(items)).loss_sum)
 
 
+def test_a_corruption_that_the_cut_makes_the_sentence_again_is_left_out():
+    backbone = transformers(
+        {"model_type": "bert", **SIZES, "max_position_embeddings": 40}, tokenizer=TOKENIZER, length=6
+    )
+    task = ShuffledSentences(backbone, losses=dict.fromkeys(LOSSES, 1.0), mixture=Mixture({"duplicate": 1.0}))
+    table = task.prepare(dataset(["the old dog sees the small cat."]))
+    items = [task.transform(read(table, 0), generator(0, "test", index=index)) for index in range(60)]
+    assert {len(item.rows) for item in items} == {1, 2}  # the last word twice is cut to the sentence
+    for item in items:
+        good, *bad = (row.tokens.tolist() for row in item.rows)
+        assert good not in bad
+    output = task(task.collate(items))
+    assert torch.isfinite(output.loss_sum)
+    assert output.weight == 60
+    assert torch.isfinite(task(task.collate([item for item in items if len(item.rows) == 1])).loss_sum)
+
+
 def test_a_sentence_is_corrupted_by_its_own_random_numbers():
     task = make_task()
     table = task.prepare(dataset(grammar(4, seed=2)))

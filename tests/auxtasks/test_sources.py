@@ -204,6 +204,16 @@ def test_folder_of_parquet_has_splits(tmp_path: Path) -> None:
         load_source(tmp_path, split="tset", columns={"text": "text"})
 
 
+def test_splits_of_parquet_may_be_folders(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        for part in (0, 1):
+            pd.DataFrame({"text": [f"{split} {part}"]}).to_parquet(tmp_path / split / f"{part}.parquet")
+    assert load_source(tmp_path, split="test", columns={"text": "text"})["text"][:] == ["test 0", "test 1"]
+    with pytest.raises(DataError, match=r"has the splits test, train; say which one"):
+        load_source(tmp_path, columns={"text": "text"})
+
+
 def test_folder_of_parquet_without_splits_is_one(tmp_path: Path) -> None:
     for part in ("b", "a", ".hidden/c"):
         (tmp_path / part).parent.mkdir(exist_ok=True)

@@ -86,7 +86,8 @@ def test_a_key_like_nothing_gets_no_guess():
         ("task.loss=triplett", "task.loss: input should be 'logistic', 'contrastive' or 'triplet', found 'triplett'. "
                                'Did you mean "triplet"?'),
         ("transfer.layers.stage1=grit", "transfer.layers.stage1: input should be 'auto', 'mean', 'max', "
-                                        "'mean_max', 'grid', 'flatten' or 'token', found 'grit'. Did you mean \"grid\"?"),
+                                        "'mean_max', 'grid', 'flatten' or 'token', found 'grit'. "
+                                        "Did you mean \"grid\"?"),
         ("name=a/b", "name: string should match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$', found 'a/b'."),
         ("transfer.claim=nothing", "transfer.claim: input should be 'scratch', 'untrained', 'raw', 'frozen' or "
                                    "'finetuned', found 'nothing'."),
@@ -165,10 +166,19 @@ def test_an_unknown_key_of_a_task_is_told_with_the_keys_of_that_task(name, overr
                                 "curriculum_steps=0."),
         ("task.curriculum_steps=9", "task.curriculum_steps: a curriculum has weights to begin with (easy) and steps to "
                                     "reach the others (curriculum_steps), found easy=None and curriculum_steps=9."),
-        ("targets.order.metric=matthews", "targets.order.metric: matthews needs a test of its own (test_split)."),
+        ("targets.order={path: x, metric: matthews}", "targets.order.metric: matthews needs a test set of its own "
+                                                      "(test)."),
         ("targets.order.metric=mathews", "targets.order.metric: input should be 'accuracy' or 'matthews', found "
                                          "'mathews'. Did you mean \"matthews\"?"),
         ("targets.order.shots=[]", "targets.order.shots: list should have at least 1 item after validation, not 0."),
+        ("targets.order.test={}", "targets.order.test: the same data again; say what is different of it (path, split, "
+                                  "where, options), or leave it out."),
+        ("targets.order={path: x, split: a, test: {path: x, split: a}}", "targets.order.test: the same data again; say "
+         "what is different of it (path, split, where, options), or leave it out."),
+        ("data.validation={}", "data.validation: the same data again; say what is different of it (path, split, where, "
+                               "options), or leave it out."),
+        ("data.streaming=true", "data.validation: required with data.streaming, since no share can be held out of a "
+                                "stream."),
         ("data.align.size=9", "data.align: not for the task shuffled_sentences; leave it out."),
         ("verification.pairs=x", "verification: not for the task shuffled_sentences; leave it out."),
         ("minimal_pairs.blimp.limit=3", "minimal_pairs.blimp.path: not given. Name a data set with "
@@ -180,8 +190,10 @@ def test_a_wrong_value_of_a_recipe_for_sentences_is_one_line(override, expected)
 
 
 def test_what_belongs_to_texts_is_refused_beside_faces_all_at_once():
-    found = problems("tokenizer.size=9", "minimal_pairs.blimp.path=x", "data.validation_split=test")
-    keys = ["tokenizer", "minimal_pairs", "data.validation_split"]
+    found = problems(
+        "tokenizer.size=9", "minimal_pairs.blimp.path=x", "data.validation.split=test", "data.streaming=true"
+    )
+    keys = ["tokenizer", "minimal_pairs", "data.validation", "data.streaming"]
     assert found == [f"{key}: not for the task face_pairs; leave it out." for key in keys]
 
 

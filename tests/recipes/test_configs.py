@@ -9,8 +9,12 @@ from recipes import build
 from recipes.config import load_recipe, recipe_names, recipe_summary
 from transfer.spaces import default_pools
 
-CORPUS = ["data.path=corpus", "minimal_pairs.blimp.path=blimp.parquet",
-          *(f"targets.{name}.path={name}.parquet" for name in ("bigram_shift_ewt", "cola", "trec6", "subj", "sst2"))]  # fmt: skip
+TARGETS = ("bigram_shift_ewt", "cola", "trec6", "subj", "sst2")
+CORPUS = [
+    "data.path=corpus",
+    "minimal_pairs.blimp.path=blimp.parquet",
+    *(f"targets.{name}.path={name}.parquet" for name in TARGETS),
+]
 
 # What a recipe needs to be told, since its data cannot be shipped.
 TOLD = {
