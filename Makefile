@@ -28,6 +28,7 @@ lint: install
 bench: install
 	$(BIN)/python -m benchmarks.training_loop
 	$(BIN)/python -m benchmarks.cached_features
+	$(BIN)/python -m benchmarks.text_speed
 
 clean:
 	rm -rf .venv runs build dist *.egg-info

@@ -8,9 +8,7 @@ from typing import Any
 
 from datasets import Dataset, IterableDataset
 
-from auxtasks.data.images import ImageTable
-from auxtasks.data.loaders import BatchSource, Feed, Records
-from auxtasks.data.sentences import SentenceTable
+from auxtasks.data.loaders import BatchSource, Feed, Fingerprinted, Records
 from auxtasks.data.streams import describe_stream
 from auxtasks.errors import DataError
 from auxtasks.tasks.base import AuxTask
@@ -127,6 +125,6 @@ def _prepared(task: AuxTask, data: Dataset | Records, cache: Path | None) -> Rec
 
 
 def _fingerprint(records: Records) -> str:
-    if isinstance(records, ImageTable | SentenceTable):
+    if isinstance(records, Fingerprinted):
         return records.fingerprint
     return f"{len(records)} records"

@@ -61,12 +61,7 @@ def load_columns(
 
 def part_of(source: schema.Source, part: schema.Part) -> schema.Source:
     """Return another part of a source, such as its test set; see `recipes.schema.Part`."""
-    said = part.model_dump(exclude_unset=True)
-    merged = {
-        key: {**(getattr(source, key) or {}), **value} if isinstance(value, dict) else value
-        for key, value in said.items()
-    }
-    return source.model_copy(update=merged)
+    return source.model_copy(update=part.changes(source))
 
 
 def present_classes(labels: NDArray[np.int64], names: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:

@@ -6,9 +6,19 @@ Configuration stops here. The packages below take plain arguments; `recipes.buil
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+    model_validator,
+)
 
 __all__ = [
     "Augment",
@@ -67,6 +77,20 @@ class Part(_Strict):
         if not self.model_fields_set:
             raise ValueError("split: a part differs from its source in path, split, where or options, found none")
         return self
+
+    @model_serializer(mode="wrap")
+    def _said(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what was not said: written out as null, it would take away what the source says."""
+        return {key: value for key, value in write(self).items() if key in self.model_fields_set}
+
+    def changes(self, source: Source) -> dict[str, Any]:
+        """Return the values that are otherwise in this part than in its source."""
+        merged = {
+            key: {**(getattr(source, key) or {}), **value} if isinstance(value, dict) else value
+            for key, value in self.model_dump().items()
+            if key != "path" or value is not None  # without a path there is no data to take a part of
+        }
+        return {key: value for key, value in merged.items() if value != getattr(source, key)}
 
 
 class Alignment(_Strict):
@@ -362,8 +386,7 @@ class Recipe(_Strict):
         parts: dict[str, tuple[Source, Part | None]] = {"data.validation": (self.data, self.data.validation)}
         parts |= {f"targets.{name}.test": (target, target.test) for name, target in self.targets.items()}
         for key, (source, part) in parts.items():
-            said = {} if part is None else part.model_dump(exclude_none=True)
-            if part is not None and all(getattr(source, name) == value for name, value in said.items()):
+            if part is not None and not part.changes(source):
                 keys = ", ".join(Part.model_fields)
                 yield f"{key}: the same data again; say what is different of it ({keys}), or leave it out"
 

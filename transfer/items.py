@@ -46,10 +46,16 @@ def gather_items(table: Table, test: Table | None) -> Items:
 
     Raises:
         InputMismatchError: one holds pictures and the other texts, or pictures of another shape.
-        TransferError: other class names, a test set without items, or one with unlabelled ones.
+        TransferError: the test set is the pool; other class names, a test set without items, or one with unlabelled
+            ones.
     """
     if test is None:
         return Items(table, len(table), None)
+    if test.fingerprint == table.fingerprint:
+        raise TransferError(
+            f"the test set is the pool itself, the same {len(test)} {item_noun(test)} that labels are drawn from: pass "
+            "others, or no test set; then each draw is tested on what it leaves over."
+        )
     if set(table.class_names) != set(test.class_names):
         raise TransferError(
             f"labels are drawn from the classes {', '.join(table.class_names)}; the test set has "

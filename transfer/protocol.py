@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from auxtasks.seeding import generator
 __all__ = ["Draw", "Protocol", "class_accuracies", "plan_draws"]
 
 Rows = NDArray[np.int64]
+Unit = Literal["auto", "class", "item"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,19 +27,30 @@ class Protocol:
         draws: how many times labels are drawn.
         seed: of the draws.
         test_per_class: at most so many test items of a class; None takes all that are left. Not for a fixed test set.
+        unit: what is resampled beside the draws. ``"class"``: classes are a sample of many, such as people;
+            ``"item"``: they are all there are, and their test items are the sample; ``"auto"``: items where classes
+            are few, else classes. A fixed test set is always resampled by its items.
+
+    Raises:
+        TransferError: shots that are no rising sequence of numbers from 1 up, fewer than one draw or test item, or an
+            unknown unit.
     """
 
     shots: tuple[int, ...] = (1, 5)
     draws: int = 10
     seed: int = 0
     test_per_class: int | None = None
-    unit: Literal["auto", "class", "item"] = "auto"
+    unit: Unit = "auto"
 
     def __post_init__(self) -> None:
         if not self.shots or min(self.shots) < 1 or list(self.shots) != sorted(set(self.shots)):
             raise TransferError(f"shots are different whole numbers from 1 up, in rising order, found {self.shots}.")
         if self.draws < 1:
             raise TransferError(f"draws must be at least 1, found {self.draws}.")
+        if self.test_per_class is not None and self.test_per_class < 1:
+            raise TransferError(f"test_per_class must be at least 1 or None, found {self.test_per_class}.")
+        if self.unit not in get_args(Unit):
+            raise TransferError(f'unit is one of {", ".join(get_args(Unit))}, found "{self.unit}".')
 
 
 @dataclasses.dataclass(frozen=True)

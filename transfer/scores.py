@@ -52,8 +52,7 @@ def item_scores(metric: str, predicted: Rows, labels: Rows) -> Scores:
         "The infinitesimal jackknife", Bell Laboratories memorandum, 1972; Efron, "The jackknife, the bootstrap and
         other resampling plans", 1982.
     """
-    if metric not in METRICS:
-        raise TransferError(f'unknown metric "{metric}".{did_you_mean(metric, METRICS)} There are: {_names()}.')
+    _check_known(metric)
     if len(predicted) != len(labels) or not len(labels):
         raise TransferError(f"{len(predicted)} predictions for {len(labels)} labels: one each, and at least one.")
     return METRICS[metric](np.asarray(predicted), np.asarray(labels))
@@ -65,8 +64,7 @@ def check_metric(metric: str, n_classes: int, *, fixed_test: bool) -> None:
     Raises:
         TransferError: an unknown metric, Matthews correlation of more than two classes or without a fixed test set.
     """
-    if metric not in METRICS:
-        raise TransferError(f'unknown metric "{metric}".{did_you_mean(metric, METRICS)} There are: {_names()}.')
+    _check_known(metric)
     if metric == "matthews" and n_classes != 2:
         raise TransferError(f"the Matthews correlation is for two classes, the target has {n_classes}: use accuracy.")
     if metric != "accuracy" and not fixed_test:
@@ -76,8 +74,11 @@ def check_metric(metric: str, n_classes: int, *, fixed_test: bool) -> None:
         )
 
 
-def _names() -> str:
-    return ", ".join(METRICS)
+def _check_known(metric: str) -> None:
+    if metric not in METRICS:
+        raise TransferError(
+            f'unknown metric "{metric}".{did_you_mean(metric, METRICS)} There are: {", ".join(METRICS)}.'
+        )
 
 
 def _accuracy(predicted: Rows, labels: Rows) -> Scores:

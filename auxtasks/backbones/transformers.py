@@ -41,9 +41,9 @@ def transformers(
         config: for new weights: ``model_type`` and any keys of that type's configuration, as in a ``config.json``.
         name: for pretrained weights instead: a folder that transformers wrote, or a name on the Hugging Face Hub.
             Weights are safetensors, and code that came with them is never run.
-        length: most tokens of a text, special ones included; nothing means as many as there are positions.
+        length: most tokens of a text, special ones included; None takes as many as there are positions.
         tokenizer: settles ``vocab_size`` and the special ids of ``config``, and is saved with the backbone. With
-            ``name``, nothing reads the one that came with the weights.
+            ``name``, None reads the one that came with the weights, if there is one.
         seed: of the random weights; PyTorch's global generator is left as it was.
 
     Raises:

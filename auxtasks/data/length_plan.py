@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import functools
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,9 @@ from auxtasks.data.plan import Pick
 from auxtasks.errors import DataError
 from auxtasks.seeding import generator
 
-__all__ = ["LengthPlan", "cut_by_length"]
+__all__ = ["PADDED_TO", "LengthPlan", "cut_by_length"]
+
+PADDED_TO: Final = 8  # batches are padded to a multiple of it, see `pad_tokens`
 
 
 class LengthPlan:
@@ -31,8 +34,11 @@ class LengthPlan:
         batch_size: items of the global batch; with `batch_tokens`, of the smallest one.
         seed: the run's seed.
         window: batches that are sorted together; more waste less on padding, fewer mix better.
-        batch_tokens: make batches of at most so many tokens, padding to the longest included, instead of so many
-            items: short texts come many at a time. Their number of items is a multiple of `batch_size`.
+        batch_tokens: make batches of at most so many tokens, instead of so many items: short texts come many at a time.
+            What is computed counts, padding included: each of an item's rows as its batch's longest item, rounded up to
+            a multiple of 8. Their number of items is a multiple of `batch_size`.
+        rows_per_item: rows of like length that an item becomes in its batch, such as a text and a variant of it. One
+            that is longer than the text may take a batch over `batch_tokens`.
 
     Raises:
         DataError: too few items for a batch, an empty one, a setting below 1, or too few tokens for the longest.
@@ -51,11 +57,13 @@ class LengthPlan:
         *,
         window: int = 64,
         batch_tokens: int | None = None,
+        rows_per_item: int = 1,
     ) -> None:
         self._lengths = np.asarray(lengths, dtype=np.int64)
-        if min(batch_size, window, 1 if batch_tokens is None else batch_tokens) < 1:
+        if min(batch_size, window, rows_per_item, 1 if batch_tokens is None else batch_tokens) < 1:
             raise DataError(
-                f"batch_size, window and batch_tokens are at least 1, found {batch_size}, {window}, {batch_tokens}."
+                f"batch_size, window, batch_tokens and rows_per_item are at least 1, found {batch_size}, {window}, "
+                f"{batch_tokens}, {rows_per_item}."
             )
         if len(self._lengths) < batch_size:
             raise DataError(
@@ -64,15 +72,13 @@ class LengthPlan:
         shortest, longest = int(self._lengths.min()), int(self._lengths.max())
         if shortest < 1:
             raise DataError(f"item {int(self._lengths.argmin())} has {shortest} tokens: every text has at least one.")
-        if batch_tokens is not None and batch_tokens < batch_size * longest:
-            raise DataError(
-                f"batch_tokens={batch_tokens} is too few for {batch_size} texts of {longest} tokens: make it at least "
-                f"{batch_size * longest}, or batch_size smaller."
-            )
+        if batch_tokens is not None and batch_tokens < batch_size * _computed(longest, rows_per_item):
+            raise _too_few(batch_tokens, batch_size, longest, rows_per_item)
         self._batch_size = batch_size
         self._seed = seed
         self._window = window * batch_size
         self._batch_tokens = batch_tokens
+        self._rows_per_item = rows_per_item
         self._first_steps = [0]  # of epoch 0, 1, ...: epochs differ in length where batches are counted in tokens
         self._epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
 
@@ -104,16 +110,27 @@ class LengthPlan:
         return [batches[place] for place in rng.permutation(len(batches))]
 
     def _batches(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        return cut_by_length(rows, self._lengths[rows], self._batch_size, self._batch_tokens)
+        return cut_by_length(
+            rows, self._lengths[rows], self._batch_size, self._batch_tokens, rows_per_item=self._rows_per_item
+        )
 
 
 def cut_by_length(
-    rows: NDArray[np.int64], lengths: NDArray[np.int64], batch_size: int, batch_tokens: int | None = None
+    rows: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    batch_size: int,
+    batch_tokens: int | None = None,
+    *,
+    rows_per_item: int = 1,
 ) -> list[NDArray[np.int64]]:
     """Sort rows by their lengths, (N,) each, and cut them into batches; less than one batch of them is left over.
 
+    Args:
+        rows, lengths: of the items.
+        batch_size, batch_tokens, rows_per_item: see `LengthPlan`.
+
     Raises:
-        DataError: `batch_tokens` is too few for `batch_size` texts.
+        DataError: `batch_tokens` is too few for `batch_size` items.
 
     Example:
         >>> [batch.tolist() for batch in cut_by_length(np.array([5, 6, 7, 8]), np.array([3, 9, 4, 8]), 2)]
@@ -127,12 +144,22 @@ def cut_by_length(
     batches, stop = [], len(ordered)
     while stop >= batch_size:  # from the longest down: the longest of a batch sets its width
         longest = int(lengths[stop - 1])
-        items = min(batch_tokens // longest, stop) // batch_size * batch_size
+        items = min(batch_tokens // _computed(longest, rows_per_item), stop) // batch_size * batch_size
         if not items:
-            raise DataError(
-                f"batch_tokens={batch_tokens} is too few for {batch_size} texts of {longest} tokens: make it at least "
-                f"{batch_size * longest}, or batch_size smaller."
-            )
+            raise _too_few(batch_tokens, batch_size, longest, rows_per_item)
         batches.append(ordered[stop - items : stop])
         stop -= items
     return batches
+
+
+def _computed(length: int, rows_per_item: int) -> int:
+    """Return the tokens that an item costs in a batch whose longest has `length`, padding included."""
+    return -(-length // PADDED_TO) * PADDED_TO * rows_per_item
+
+
+def _too_few(batch_tokens: int, batch_size: int, longest: int, rows_per_item: int) -> DataError:
+    needed = batch_size * _computed(longest, rows_per_item)
+    return DataError(
+        f"batch_tokens={batch_tokens} is too few for {batch_size} texts of {longest} tokens, each computed as "
+        f"{rows_per_item} x {_computed(longest, 1)} with padding: make it at least {needed}, or batch_size smaller."
+    )

@@ -137,11 +137,12 @@ def build_lexicon(keys: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Le
 
 
 def lexicon_digest(lexicon: Lexicon) -> str:
-    """Return a SHA-256 of everything that a lexicon spells with."""
+    """Return a SHA-256 of everything that a lexicon spells with, and of which words close a sentence."""
     digest = hashlib.sha256()
     for ragged in (lexicon.inner, lexicon.initial):
         digest.update(np.ascontiguousarray(ragged.values).tobytes())
         digest.update(np.ascontiguousarray(ragged.offsets).tobytes())
+    digest.update(np.ascontiguousarray(lexicon.closes).tobytes())
     digest.update(lexicon.prefix.tobytes() + b"|" + lexicon.suffix.tobytes())
     return digest.hexdigest()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from auxtasks.data.plan import BatchPlan, Pick
 from auxtasks.errors import TrainingError
 from auxtasks.seeding import generator
 
-__all__ = ["BatchSource", "Feed", "Records", "Shard", "read"]
+__all__ = ["BatchSource", "Feed", "Fingerprinted", "Records", "Shard", "read"]
 
 Item = TypeVar("Item")
 Batch = TypeVar("Batch")
@@ -33,6 +33,16 @@ class Records(Protocol):
 def read(records: Records, row: int, step: int = 0) -> dict[str, Any]:
     """Return one record with its ``row``, which tells two unlabelled items apart, and its ``step``, for curricula."""
     return {**records.record(row), "row": row, "step": step}
+
+
+@runtime_checkable
+class Fingerprinted(Protocol):
+    """Records that know a hash of their content, such as an `ImageTable` or a `SentenceTable`."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with anything that training could see."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +145,8 @@ class Feed(Generic[Item, Batch]):
         Raises:
             TrainingError: says by how much it is off.
         """
-        shard.micro_batches(self.plan.batch(0))
+        shard.micro_batch_size(self.plan.batch_size)  # later batches may be smaller than the first: multiples of it
+        shard.micro_batch_size(len(self.plan.batch(0)))
 
     def position(self) -> None:
         """Return None: the step alone says which batch comes next."""

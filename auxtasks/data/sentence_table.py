@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from auxtasks import checkpoint
 from auxtasks.data.lexicon import Lexicon
 from auxtasks.data.ragged import Ragged
-from auxtasks.errors import CheckpointError
+from auxtasks.errors import CheckpointError, DataError
 
 __all__ = ["LEFT_OUT", "SentenceRecord", "SentenceTable", "load_sentences", "save_sentences"]
 
@@ -67,8 +67,14 @@ class SentenceTable:
         return self.lexicon.token_lengths(self.words)
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> SentenceTable:
-        """Return the sentences at `indices`, in that order, with the same lexicon."""
+        """Return the sentences at `indices`, in that order, with the same lexicon.
+
+        Raises:
+            DataError: an index is out of range.
+        """
         chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
+        if len(chosen) and not (chosen.min() >= 0 and chosen.max() < len(self)):
+            raise DataError(f"indices run from {chosen.min()} to {chosen.max()}, but there are {len(self)} sentences.")
         digest = hashlib.sha256(self.fingerprint.encode() + chosen.tobytes()).hexdigest()
         return dataclasses.replace(self, words=self.words.take(chosen), rows=self.rows[chosen], fingerprint=digest)
 

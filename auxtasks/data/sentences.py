@@ -28,7 +28,7 @@ __all__ = ["LEFT_OUT", "SentenceRecord", "SentenceTable", "read_block", "read_se
 logger = logging.getLogger("auxtasks")
 
 # Part of every cache key: raise it when the same texts would be read otherwise.
-_READER_VERSION = 1
+_READER_VERSION = 2
 _CHECKED_SENTENCES = 1000
 _MOST_MISMATCHES = 0.2
 
@@ -140,14 +140,15 @@ def _read(
     words, truncated = _cut(words, lexicon, length)
     good, left_out = _can_be_shuffled(words, lexicon, keep)
     kept = np.flatnonzero(good)
+    words = words.take(kept)
     return SentenceTable(
-        words=words.take(kept),
+        words=words,
         lexicon=lexicon,
         rows=kept,
         left_out=left_out,
         truncated=truncated,
         keep_initial=keep,
-        fingerprint=hashlib.sha256((key + lexicon_digest(lexicon)).encode()).hexdigest(),
+        fingerprint=_fingerprint(key, words, lexicon, kept, keep),
     )
 
 
@@ -272,6 +273,13 @@ def _tells_the_first_word(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the first word of a sentence can be told from its tokens: by its capital, or by the space it lacks."""
     small, capital = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("the", "The"))
     return bool(small != capital) or tells_the_start(tokenizer)
+
+
+def _fingerprint(key: str, words: Ragged, lexicon: Lexicon, rows: NDArray[np.int64], keep: bool) -> str:
+    digest = hashlib.sha256(f"{key}|{lexicon_digest(lexicon)}|{keep}|{len(words)}|".encode())
+    for values in (words.values, words.offsets, rows):
+        digest.update(np.ascontiguousarray(values).data)  # not copied
+    return digest.hexdigest()
 
 
 def _key(texts: list[str], tokenizer: PreTrainedTokenizerBase, length: int, keep: bool) -> str:

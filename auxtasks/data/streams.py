@@ -129,10 +129,12 @@ class StreamFeed:
         collate: items to batch; picklable.
         batch_size: of the global batch.
         seed: the run's seed.
-        batch_tokens: make global batches of about so many tokens, see `LengthPlan`.
+        batch_tokens: make global batches of about so many tokens, padding and all rows of an item included, see
+            `LengthPlan`. Each process holds its share of them, so the longest text must fit that.
         most_left_out: the share of rows that may become no record, over all blocks so far.
         workers: 0 reads in this process, 1 in another one, ahead; the result is the same.
         block_rows: rows that are read, shuffled and sorted together.
+        rows_per_item: rows of like length that `collate` makes of an item, see `LengthPlan`.
 
     Raises:
         DataError: settings that no stream can meet; a stream that is shuffled already.
@@ -148,6 +150,7 @@ class StreamFeed:
     most_left_out: float = 0.05
     workers: int = 0
     block_rows: int = BLOCK_ROWS
+    rows_per_item: int = 1
 
     def __post_init__(self) -> None:
         if self.workers not in (0, 1):
@@ -272,7 +275,13 @@ class _Reading(torch_data.IterableDataset[tuple[Any, _Position]]):
         left_out = {name: here.left_out.get(name, 0) + count for name, count in block.left_out.items()}
         self._judge(here, here.read + len(rows), left_out)
         full = len(kept) // self._local_batch * self._local_batch
-        batches = cut_by_length(np.arange(full), block.token_lengths()[:full], self._local_batch, self._local_tokens)
+        batches = cut_by_length(
+            np.arange(full),
+            block.token_lengths()[:full],
+            self._local_batch,
+            self._local_tokens,
+            rows_per_item=self._feed.rows_per_item,
+        )
         mixed = [batches[place] for place in rng.permutation(len(batches))]
         return _Ready(block, kept, mixed, kept[full:], left_out)
 

@@ -70,10 +70,13 @@ class SentenceEvaluator:
 
         Returns:
             ``accuracy`` of good or bad at a score of zero, where good and bad ones weigh the same (meaningless without
-            a sentence head, whose scores alone know zero); ``pair_accuracy`` over all kinds and by kind.
+            a sentence head, whose scores alone know zero); ``pair_accuracy`` over all kinds and by kind. Without any
+            corruption there is none of them.
         """
         shares = gather_object(self._kept) if dist.is_initialized() else self._kept
         kinds, won, right = (np.concatenate([share[part] for share in shares]) for part in range(3))
+        if not (kinds >= 0).any():
+            return {}
         accuracy = (right[kinds < 0].mean() + right[kinds >= 0].mean()) / 2
         return {"accuracy": float(accuracy), **by_kind(kinds, won, self._kinds)}
 
@@ -196,13 +199,31 @@ class MinimalPairs:
             length: most tokens of a sentence.
 
         Returns:
-            ``accuracy``, ``order_only``, and ``GROUPING/GROUP`` for every group.
+            ``accuracy``, ``order_only``, and ``GROUPING/GROUP`` for every group. Sentences that were cut are warned
+            of: two that differ behind the cut are a tie.
+
+        Example:
+            >>> from auxtasks.data.tokenizers import train_tokenizer
+            >>> class Short:
+            ...     def goodness(self, tokens):
+            ...         return -tokens.mask.sum(dim=1).float()
+            >>> pairs = MinimalPairs(("a cat", "a cat"), ("a cat cat", "cat a"), {}, np.array([False, True]))
+            >>> pairs.accuracy(Short(), train_tokenizer(["a cat"] * 2, size=20), length=16)
+            {'accuracy': 0.75, 'order_only': 0.5}
 
         Reference:
             Warstadt et al., "BLiMP: the benchmark of linguistic minimal pairs for English", TACL 2020.
         """
         assert tokenizer.pad_token_id is not None  # held where the backbone was built
-        tokens, _ = tokenise([*self.good, *self.bad], tokenizer, length)
+        tokens, cut = tokenise([*self.good, *self.bad], tokenizer, length)
+        if cut:
+            logger.warning(
+                "%d of %d sentences of minimal pairs have more than %d tokens and were cut: pairs that differ behind "
+                "the cut are ties.",
+                cut,
+                len(tokens),
+                length,
+            )
         scores = score(scorer, tokens, pad_id=int(tokenizer.pad_token_id))
         won = _wins(scores[: len(self)], scores[len(self) :])
         found = {"accuracy": float(won.mean())}
@@ -245,8 +266,9 @@ def load_minimal_pairs(dataset: Dataset) -> MinimalPairs:
     if same:
         logger.warning("%d of %d minimal pairs hold the same sentence twice: they count as ties.", same, len(good))
     groups = {name: tuple(map(str, dataset[name])) for name in GROUPINGS if name in dataset.column_names}
-    same_words = np.array([_bag(one) == _bag(other) for one, other in zip(good, bad, strict=True)])
-    return MinimalPairs(good, bad, groups, same_words)
+    words = [(_words(one), _words(other)) for one, other in zip(good, bad, strict=True)]
+    order_only = np.array([one != other and sorted(one) == sorted(other) for one, other in words])
+    return MinimalPairs(good, bad, groups, order_only)
 
 
 def _strings(dataset: Dataset, name: str) -> tuple[str, ...]:
@@ -256,21 +278,42 @@ def _strings(dataset: Dataset, name: str) -> tuple[str, ...]:
     return tuple(text or "" for text in dataset[name])
 
 
-def _bag(sentence: str) -> list[str]:
-    return sorted("".join(letter if letter.isalnum() else " " for letter in sentence.casefold()).split())
+def _words(sentence: str) -> list[str]:
+    return "".join(letter if letter.isalnum() else " " for letter in sentence.casefold()).split()
 
 
 def acceptability(scorer: Scorer, table: TextTable, *, threshold: float = 0.0) -> dict[str, float]:
     """Return how well scores tell acceptable sentences (label 1) from others, without training on any label.
 
+    Args:
+        scorer: scores sentences.
+        table: N labelled texts.
+        threshold: a score above it says that a sentence is acceptable.
+
     Returns:
         ``roc_auc``, ``matthews`` (correlation at the threshold) and ``accuracy``.
 
     Raises:
-        DataError: labels other than two classes.
+        DataError: other than two classes, one without any text, or a text without a label.
+
+    Example:
+        >>> from auxtasks.data import encode_texts, load_source, train_tokenizer
+        >>> class Short:
+        ...     def goodness(self, tokens):
+        ...         return 5.0 - tokens.mask.sum(dim=1)
+        >>> rows = {"text": ["a cat", "a cat cat a", "cat a a a", "cat"], "label": ["1", "0", "0", "1"]}
+        >>> source = load_source(rows, columns={"text": "text", "label": "label"})
+        >>> acceptability(Short(), encode_texts(source, train_tokenizer(["a cat"] * 2, size=20), length=16))
+        {'roc_auc': 1.0, 'matthews': 1.0, 'accuracy': 1.0}
     """
-    if len(table.class_names) != 2 or set(table.labels.tolist()) != {0, 1}:
+    if len(table.class_names) != 2:
         raise DataError(f"acceptability has two classes, bad and good; found {', '.join(table.class_names) or 'none'}.")
+    counts = [int(np.sum(table.labels == label)) for label in (0, 1, -1)]
+    if not (counts[0] and counts[1]) or counts[2]:
+        raise DataError(
+            f"acceptability needs texts of both classes, each with a label; found {counts[0]} of "
+            f"{table.class_names[0]!r}, {counts[1]} of {table.class_names[1]!r} and {counts[2]} without."
+        )
     scores = score(scorer, table.tokens, pad_id=table.pad_id)
     good = table.labels == 1
     return {

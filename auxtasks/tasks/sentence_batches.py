@@ -68,9 +68,27 @@ class SentenceBatch(NamedTuple):
 def sentence_item(
     words: NDArray[np.int32], corruptions: Sequence[tuple[str, Corrupted]], lexicon: Lexicon, length: int
 ) -> SentenceItem:
-    """Spell a sentence and its corruptions, (kind, what became of all words), at most `length` tokens each.
+    """Spell a sentence and its corruptions; one of which the cut leaves the sentence itself is left out.
 
-    A corruption of which the cut leaves the sentence itself, such as its last word twice, is left out.
+    Args:
+        words: (N,) of the sentence, all of them.
+        corruptions: kind, and what became of all words, M of them: N, one fewer or one more.
+        lexicon: spells them.
+        length: most tokens of a row, special ones included.
+
+    Returns:
+        Rows of T <= `length` tokens, the sentence first, then each corruption that differs from it: its last word
+        twice, for one, may be cut to the sentence.
+
+    Example:
+        >>> from auxtasks.data.lexicon import build_lexicon
+        >>> from auxtasks.data.tokenizers import train_tokenizer
+        >>> lexicon = build_lexicon(["a", "b", "c"], train_tokenizer(["a b c"] * 2, size=20))
+        >>> words, as_they_are = np.array([0, 1, 2]), np.zeros(4, dtype=bool)
+        >>> twice = [np.array([0, 0, 1, 2]), np.array([0, 1, 2, 2])]  # the first word, the last word
+        >>> corruptions = [("duplicate", Corrupted(words[origin], origin, as_they_are)) for origin in twice]
+        >>> [len(sentence_item(words, corruptions, lexicon, length).rows) for length in (6, 5)]
+        [3, 2]
     """
     spelled = lexicon.spell(words, length)
     nowhere = np.zeros(int(spelled.begins_word.sum()), dtype=bool)
@@ -81,7 +99,22 @@ def sentence_item(
 
 
 def put_back(corrupted: Corrupted, words: NDArray[np.int32], movable: slice) -> Corrupted:
-    """Put what may move back between the words that stay."""
+    """Put what may move back between the words that stay.
+
+    Args:
+        corrupted: what became of the words that may move, M of them.
+        words: (N,) of the sentence as it was.
+        movable: which of those may move.
+
+    Returns:
+        What became of all words, N - (movable ones) + M of them, with places counted in the whole sentence.
+
+    Example:
+        >>> swapped = Corrupted(np.array([8, 7]), np.array([1, 0]), np.zeros(2, dtype=bool))
+        >>> whole = put_back(swapped, np.array([5, 7, 8, 6]), slice(1, 3))
+        >>> whole.words.tolist(), whole.origin.tolist()
+        ([5, 8, 7, 6], [0, 2, 1, 3])
+    """
     before, after = np.arange(movable.start), np.arange(movable.stop, len(words))
     stays = np.zeros(len(before), dtype=bool), np.zeros(len(after), dtype=bool)
     return Corrupted(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from auxtasks.data.length_plan import LengthPlan
 from auxtasks.data.loaders import Records
 from auxtasks.data.sentences import SentenceTable, read_block, read_sentences
 from auxtasks.data.streams import StreamFeed, first_row
+from auxtasks.data.tokenizers import tokenizer_digest
 from auxtasks.errors import BackboneError, ColumnError, DataError
 from auxtasks.seeding import generator, torch_seed
 from auxtasks.tasks.base import AuxTask
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 __all__ = ["Loss", "ShuffledSentences"]
 
 Loss = Literal["sentence", "pair", "token", "order"]
+
+ROWS_PER_SENTENCE: Final = 2  # in training: itself and a corruption
 
 
 class Scores(NamedTuple):
@@ -80,8 +83,26 @@ class ShuffledSentences(AuxTask):
         keep_initial: keep the first word in its place; None does so where the tokenizer tells capitals apart.
         most_left_out: share of a corpus in which nothing may be shuffled, see `read_sentences`.
         window: batches sorted by length together, see `LengthPlan`.
-        batch_tokens: count batches in tokens, see `LengthPlan`.
+        batch_tokens: count batches in tokens instead of sentences: at most so many are computed in a step, padding and
+            corruptions included, each as long as its sentence; see `LengthPlan`.
         seed: of the heads' random weights.
+
+    Raises:
+        BackboneError: the backbone takes no text.
+        DataError: losses that are none, or none that can score a sentence.
+
+    Example:
+        >>> from auxtasks.backbones import transformers
+        >>> from auxtasks.data.tokenizers import train_tokenizer
+        >>> texts = ["The old dog sleeps.", "A cat hears the dog.", "The cat sees a dog."]
+        >>> sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+        >>> tokenizer = train_tokenizer(texts, size=60)
+        >>> task = ShuffledSentences(transformers({"model_type": "bert", **sizes}, tokenizer=tokenizer, length=16))
+        >>> table = task.prepare(Dataset.from_dict({"text": texts}))
+        >>> items = [task.view({**table.record(row), "row": row}) for row in range(3)]
+        >>> batch = task.collate(items)  # three sentences, each beside a corruption of all seven kinds
+        >>> tuple(batch.tokens.ids.shape), float(task(batch).weight)
+        ((24, 16), 3.0)
 
     Reference:
         Jernite, Bowman and Sontag, "Discourse-based objectives for fast unsupervised sentence representation learning",
@@ -134,8 +155,11 @@ class ShuffledSentences(AuxTask):
     @property
     def settings(self) -> Mapping[str, object]:
         """JSON values that make this task what it is."""
+        tokenizer = self.backbone.tokenizer
         return {
             **super().settings,
+            # A table of sentences knows of its tokenizer; a stream does not.
+            "tokenizer": None if tokenizer is None else tokenizer_digest(tokenizer),
             "losses": self.losses,
             "mixture": dataclasses.asdict(self.mixture),
             "keep_initial": self.keep_initial,
@@ -163,7 +187,14 @@ class ShuffledSentences(AuxTask):
             raise DataError(
                 f"shuffled sentences read a SentenceTable, found {type(records).__name__}: make one by task.prepare()."
             )
-        return LengthPlan(records.token_lengths(), batch_size, seed, window=self.window, batch_tokens=self.batch_tokens)
+        return LengthPlan(
+            records.token_lengths(),
+            batch_size,
+            seed,
+            window=self.window,
+            batch_tokens=self.batch_tokens,
+            rows_per_item=ROWS_PER_SENTENCE,
+        )
 
     def stream(self, dataset: IterableDataset, batch_size: int, seed: int, *, workers: int = 0) -> StreamFeed:
         """Read a corpus with a column ``text`` block by block; words to put in are drawn from the sentence's block."""
@@ -184,6 +215,7 @@ class ShuffledSentences(AuxTask):
             batch_tokens=self.batch_tokens,
             most_left_out=self.most_left_out,
             workers=workers,
+            rows_per_item=ROWS_PER_SENTENCE,
         )
 
     def _read_block(self, rows: Sequence[Mapping[str, Any]], first: bool) -> SentenceTable:
@@ -244,7 +276,15 @@ class ShuffledSentences(AuxTask):
         )
 
     def forward(self, batch: SentenceBatch) -> StepOutput:
-        """Compute the weighted sum of the losses; every sentence of the batch weighs the same."""
+        """Compute the weighted sum of the losses; every sentence of the batch weighs the same.
+
+        Args:
+            batch: B rows of (T,) tokens, S of them sentences as they were, the others corruptions of those.
+
+        Returns:
+            The scalar loss summed over sentences, S as its weight, and scalar metrics: each loss as a mean over
+            sentences, and with a sentence head ``pair_accuracy``, the share of corruptions below their sentence.
+        """
         found = self.scores(batch.tokens)
         good = batch.kinds == GOOD
         sentences = good.sum()

@@ -200,7 +200,7 @@ class _Loop:
             due = _is_due(step + 1, self.settings.log_every) or last
             self.objective.log_metrics = due
             waited = self._step(model, optimizer, batches, step)
-            meter.add(self.feed.batch_size, waited)
+            meter.wait(waited)
             bar.advance(self._log(step + 1, phase, meter) if due else None)
             if self.validate and (_is_due(step + 1, self.settings.validate_every) or last):
                 self._validate(step + 1)
@@ -270,8 +270,11 @@ class _Loop:
 
     def _log(self, step: int, phase: Phase, meter: Meter) -> str:
         self._check_finite()
-        values = {**self.window.read(self.accelerator), **meter.read()}
+        means, weight = self.window.read(self.accelerator)
         self.window = Window()
+        # Batches may differ in size. Who compares items has gathered them: each process has weighed all of them.
+        meter.count(weight / (self.shard.processes if self.objective.compares_items else 1))
+        values = {**means, **meter.read()}
         self.metrics.update(values)
         self.log.write(step, phase.name, values)
         self.accelerator.log(values, step=step)

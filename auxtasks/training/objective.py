@@ -19,7 +19,8 @@ class StepOutput(NamedTuple):
 
     Attributes:
         loss_sum: scalar; the loop divides the sum over the whole optimizer step by the sum of `weight`.
-        weight: scalar; how much of the step's mean this micro-batch is, such as its number of items.
+        weight: scalar; how much of the step's mean this micro-batch is, such as its number of items; samples a second
+            are counted by it. An objective that compares items gives that of the global batch, on every process.
         metrics: scalars to log, without gradient; averaged by `weight`.
     """
 

@@ -58,17 +58,23 @@ class MetricsLog:
 
 
 class Meter:
-    """Counts items, seconds, and the seconds spent waiting for data."""
+    """Counts items, seconds, and the seconds spent waiting for data.
+
+    Items are counted when their number is known: on a GPU no step waits for it.
+    """
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
-        self._items = 0
+        self._items = 0.0
         self._waited = 0.0
 
-    def add(self, items: int, waited: float) -> None:
-        """Count items, and the seconds that were waited for them."""
+    def count(self, items: float) -> None:
+        """Count items."""
         self._items += items
-        self._waited += waited
+
+    def wait(self, seconds: float) -> None:
+        """Count seconds that were waited for data."""
+        self._waited += seconds
 
     def read(self) -> dict[str, float]:
         """Return samples a second and the share of time spent waiting for data, since the meter was made."""

@@ -33,8 +33,8 @@ class Window:
             weighted = value.detach().float() * weight
             self._metrics[name] = self._metrics[name] + weighted if name in self._metrics else weighted
 
-    def read(self, accelerator: Accelerator) -> dict[str, float]:
-        """Return the weighted means over all processes; every process has to call it."""
+    def read(self, accelerator: Accelerator) -> tuple[dict[str, float], float]:
+        """Return the weighted means over all processes, and the weight of all steps; every process has to call it."""
         loss_sum, weight_sum = torch.stack(self._loss).sum(dim=0).tolist()
         values = {"loss": loss_sum / weight_sum}
         if self._weight is not None:
@@ -43,4 +43,4 @@ class Window:
                 torch.stack([*(self._metrics[name] for name in names), self._weight]), reduction="sum"
             ).tolist()
             values.update({name: total / sums[-1] for name, total in zip(names, sums[:-1], strict=True)})
-        return values
+        return values, weight_sum

@@ -101,7 +101,7 @@ for name, loss, hardness in (("logistic", "logistic", 0.0), ("hard", "logistic",
 assert seen == [16 // processes] * 16, seen
 
 for name, accumulation, options in (("sentences", 1, {}), ("sentences_accumulated", 4, {}),
-                                    ("sentences_by_tokens", 1, {"batch_tokens": 16 * 24})):
+                                    ("sentences_by_tokens", 1, {"batch_tokens": 16 * 48})):
     run(name, sentence_task(**options), sentences(texts[:60]), sentences(texts[60:]), 4, plain, accumulation)
 
 task = face_task("logistic")

@@ -169,6 +169,17 @@ def test_logged_values_are_those_of_the_steps_since_the_last_line(tmp_path):
         assert line["error"] == pytest.approx(losses[last] / totals[last], rel=1e-4)
 
 
+def test_samples_are_counted_by_their_weight_not_by_the_size_of_the_batch():
+    # Batches may differ in size; the weight of a step is known only where a line is logged.
+    objective = Regression()
+    result = run(objective, 7, loop=LoopSettings(show_progress=False, log_every=3))
+    weight = sum(float(batch.weight.sum()) for batch in objective.seen)
+    assert weight > 2 * 7 * 8
+    # The meter is read within the run, so its seconds are fewer.
+    assert result.samples_per_second * result.seconds == pytest.approx(weight, rel=0.5)
+    assert result.samples_per_second * result.seconds >= weight
+
+
 def test_the_gradient_is_clipped_after_it_was_averaged():
     objective = Regression()
     clipped = OptimizerSettings(**{**PLAIN.__dict__, "clip_norm": 0.5})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 import numpy as np
@@ -85,6 +86,20 @@ def test_sentences_are_scored_as_far_as_the_backbone_reads():
     pairs = load_minimal_pairs(pairs_of([("the mat the cat", "the mat the dog")]))
     assert pairs.accuracy(CountsCats(), TOKENIZER, length=5)["accuracy"] == 0.5
     assert pairs.accuracy(CountsCats(), TOKENIZER, length=6)["accuracy"] == 1.0
+
+
+def test_sentences_that_were_cut_are_counted_and_warned_of(caplog):
+    pairs = load_minimal_pairs(pairs_of([("the mat the cat", "the mat the dog"), ("a cat", "the cat sat on")]))
+    with caplog.at_level(logging.WARNING, logger="auxtasks"):
+        pairs.accuracy(CountsCats(), TOKENIZER, length=6)
+        assert caplog.records == []
+        pairs.accuracy(CountsCats(), TOKENIZER, length=5)
+    assert "3 of 4 sentences of minimal pairs have more than 5 tokens and were cut" in caplog.text
+
+
+def test_the_same_order_is_not_another_one():
+    pairs = load_minimal_pairs(pairs_of([("A cat sat.", "a cat, sat"), ("a cat sat", "sat a cat"), ("a a", "a")]))
+    assert pairs.order_only.tolist() == [False, True, False]
 
 
 def test_a_pair_of_equal_sentences_is_warned_of(caplog):
@@ -183,6 +198,15 @@ def test_acceptability_needs_two_classes(labels):
         acceptability(CountsCats(), unlabelled)
 
 
+def test_acceptability_needs_a_label_for_each_text(labelled):
+    table, labels = labelled
+    hidden = dataclasses.replace(table, labels=np.where(np.arange(8) < 3, -1, table.labels))
+    with pytest.raises(DataError, match="each with a label; found 3 of 'bad', 2 of 'good' and 3 without"):
+        acceptability(CountsCats(), hidden)
+    with pytest.raises(DataError, match=r"texts of both classes, .*found 0 of 'bad', 4 of 'good' and 0 without"):
+        acceptability(CountsCats(), table.subset(np.flatnonzero(labels)))
+
+
 # By kind of corruption
 
 
@@ -214,6 +238,12 @@ def test_the_evaluator_counts_pairs_by_kind():
             "pair_accuracy/drop": 1.0,
         }
     )
+
+
+def test_an_evaluator_without_any_corruption_has_nothing_to_say():
+    evaluator = SentenceEvaluator(CountsCats(), tuple(KINDS))
+    evaluator.update(batch_of([(2, -1, 0), (1, -1, 1)]))
+    assert evaluator.compute() == {}
 
 
 def test_a_bag_of_words_learns_what_is_new_and_is_at_chance_about_order():

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from auxtasks.data.length_plan import LengthPlan
+from auxtasks.backbones.text import pad_tokens
+from auxtasks.data.length_plan import PADDED_TO, LengthPlan
 from auxtasks.errors import DataError
 
 LENGTHS = np.random.default_rng(0).integers(3, 60, size=1003)
@@ -102,12 +103,28 @@ def test_batches_are_in_order_of_length():
 def test_a_budget_of_tokens_is_held_and_used():
     (batches,) = epochs(plans()["tokens"], 1)
     sizes = {len(batch) for batch in batches}
-    costs = [len(batch) * LENGTHS[batch].max() for batch in batches]
+    costs = [computed(batch) for batch in batches]
     assert all(size % 4 == 0 for size in sizes)
     assert len(sizes) > 5
     assert max(costs) <= 700
     assert np.mean(costs) > 500
     assert plans()["tokens"].batch_size == 4
+
+
+def computed(batch: list[int]) -> int:
+    """Return the tokens of a batch as the backbone gets it."""
+    return pad_tokens([np.zeros(length, np.int32) for length in LENGTHS[batch]], pad_id=0).ids.numel()
+
+
+def test_a_budget_counts_padding_and_every_row_of_an_item():
+    assert pad_tokens([np.zeros(1, np.int32)], pad_id=0).ids.shape[1] == PADDED_TO
+    single, double = (
+        LengthPlan(LENGTHS, 4, seed=3, window=90, batch_tokens=700 * rows, rows_per_item=rows) for rows in (1, 2)
+    )
+    assert [single.batch(step) for step in range(99)] == [double.batch(step) for step in range(99)]
+    halved = LengthPlan(LENGTHS, 4, seed=3, window=90, batch_tokens=700, rows_per_item=2)
+    (batches,) = epochs(halved, 1)
+    assert 500 < max(2 * computed(batch) for batch in batches) <= 700
 
 
 @pytest.mark.parametrize(
@@ -116,10 +133,16 @@ def test_a_budget_of_tokens_is_held_and_used():
         ({"lengths": []}, "there are 0 texts, fewer than a batch of 2"),
         ({"lengths": [4]}, "there are 1 texts, fewer than a batch of 2: make the batches smaller"),
         ({"lengths": [4, 0, 3]}, "item 1 has 0 tokens"),
-        ({"batch_size": 0}, "at least 1, found 0, 64, None"),
-        ({"window": 0}, "at least 1, found 2, 0, None"),
-        ({"batch_tokens": 0}, "at least 1, found 2, 64, 0"),
-        ({"batch_tokens": 17}, "batch_tokens=17 is too few for 2 texts of 9 tokens: make it at least 18"),
+        ({"batch_size": 0}, "at least 1, found 0, 64, None, 1"),
+        ({"window": 0}, "at least 1, found 2, 0, None, 1"),
+        ({"batch_tokens": 0}, "at least 1, found 2, 64, 0, 1"),
+        ({"rows_per_item": 0}, "at least 1, found 2, 64, None, 0"),
+        (
+            {"batch_tokens": 31},
+            "batch_tokens=31 is too few for 2 texts of 9 tokens, each computed as 1 x 16 with padding: make it at "
+            "least 32",
+        ),
+        ({"batch_tokens": 63, "rows_per_item": 2}, "each computed as 2 x 16 with padding: make it at least 64"),
     ],
 )
 def test_what_makes_no_plan_is_refused(arguments, message):

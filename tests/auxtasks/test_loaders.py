@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from auxtasks.data.length_plan import LengthPlan
 from auxtasks.data.loaders import Feed, Shard, read
 from auxtasks.data.plan import EpochPlan, Pick
 from auxtasks.errors import TrainingError
@@ -62,6 +63,26 @@ def test_a_split_gives_every_pick_to_one_process_once_and_keeps_the_order(proces
 def test_a_batch_that_cannot_be_split_is_refused():
     with pytest.raises(TrainingError, match=r"batch of 12 items .* 2 processes x 4 micro-batches: .* a multiple of 8"):
         Shard(0, 2, 4).micro_batches([Pick(row, 0, row) for row in range(12)])
+
+
+def test_a_feed_is_refused_for_the_smallest_batch_not_only_the_first():
+    plan = LengthPlan(np.full(19, 8), batch_size=2, seed=4, batch_tokens=64)
+    assert sorted(len(plan.batch(step)) for step in range(3)) == [2, 8, 8]
+    first = next(step for step in range(2) if len(plan.batch(step)) == 8)
+    source = Feed(Numbers(17), Later(plan, first), transform, collate, seed=0)
+    source.check(Shard(0, 2, 1))
+    with pytest.raises(TrainingError, match="a global batch of 2 items cannot be split evenly over 2 processes x 2"):
+        source.check(Shard(0, 2, 2))
+
+
+class Later:
+    """A plan that begins with a later step."""
+
+    def __init__(self, plan: LengthPlan, first: int) -> None:
+        self.plan, self.first, self.batch_size = plan, first, plan.batch_size
+
+    def batch(self, step: int) -> list[Pick]:
+        return self.plan.batch(self.first + step)
 
 
 @pytest.mark.parametrize(("processes", "accumulation"), [(2, 1), (1, 2), (2, 2), (3, 2)])

@@ -10,7 +10,7 @@ from auxtasks import checkpoint
 from auxtasks.backbones import Backbone
 from auxtasks.data import load_source
 from auxtasks.errors import ColumnError, DataError, NonFiniteError, TrainingError
-from auxtasks.pretrain import pretrain
+from auxtasks.pretrain import _fingerprint, pretrain
 from auxtasks.tasks import FacePairs
 from auxtasks.training.optim import OptimizerSettings
 from auxtasks.training.settings import LoopSettings
@@ -68,6 +68,22 @@ def test_a_prepared_table_is_the_data_set_it_was_made_of(tmp_path, make_task, fa
     assert len(list(tmp_path.iterdir())) == 1  # decoded once, and kept
     pretrain(second, second.prepare(faces), steps=3, batch_size=8, loop=QUIET)
     assert digest(first) == digest(second)
+
+
+def test_any_records_with_a_fingerprint_are_told_apart_by_it(make_task, faces):
+    class Numbers:
+        def __len__(self):
+            return 3
+
+        def record(self, index):
+            return {"value": index}
+
+    class Known(Numbers):
+        fingerprint = "of numbers"
+
+    table = make_task().prepare(faces)
+    found = [_fingerprint(records) for records in (Numbers(), Known(), table)]
+    assert found == ["3 records", "of numbers", table.fingerprint]
 
 
 def test_a_short_run_does_not_end_in_its_warm_up(make_task, faces):

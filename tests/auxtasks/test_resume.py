@@ -198,10 +198,10 @@ def test_sentences_stopped_and_resumed(tmp_path, straight_sentences, step):
 def test_sentences_by_tokens_stopped_and_resumed(tmp_path):
     # Epochs of different length: a resumed run has to count them.
     folders = [tmp_path / name for name in ("straight", "stopped")]
-    run_sentences(folders[0], task=make_sentence_task(batch_tokens=200))
+    run_sentences(folders[0], task=make_sentence_task(batch_tokens=600))
     with pytest.raises(StoppedError, match="in the middle of a step"):
-        run_sentences(folders[1], task=stop_at(make_sentence_task(batch_tokens=200), 7, raise_stopped))
-    run_sentences(folders[1], task=make_sentence_task(batch_tokens=200))
+        run_sentences(folders[1], task=stop_at(make_sentence_task(batch_tokens=600), 7, raise_stopped))
+    run_sentences(folders[1], task=make_sentence_task(batch_tokens=600))
     assert_same_run(folders[1], folders[0])
 
 

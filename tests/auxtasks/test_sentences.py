@@ -170,6 +170,17 @@ def test_a_block_of_a_larger_corpus_is_not_judged(uncased):
     assert len(read_block(["word"], uncased, length=40)) == 0
 
 
+def test_blocks_of_the_same_words_have_fingerprints_of_their_own(uncased):
+    # One lexicon for all of them: the words are numbered as they first come.
+    blocks = [["the cat sat", "cat the"], ["the cat sat", "the sat"], ["the cat sat", "", "cat the"]]
+    tables = [read_block(texts, uncased, length=40) for texts in blocks]
+    tables.append(read_block(blocks[0], uncased, length=40, keep_initial=False))
+    assert len({table.fingerprint for table in tables}) == 3
+    assert tables[0].fingerprint == tables[3].fingerprint
+    kept = read_block(["the cat sat"], uncased, length=40, keep_initial=True)
+    assert kept.fingerprint != read_block(["the cat sat"], uncased, length=40).fingerprint
+
+
 def test_what_is_too_long_loses_its_last_words(uncased, caplog):
     with caplog.at_level(logging.INFO, logger="auxtasks"):
         table = read_sentences(TEXTS, uncased, length=10)
@@ -222,6 +233,8 @@ def test_a_subset_has_its_rows_and_another_fingerprint(uncased):
     prints = {table.fingerprint, part.fingerprint, table.subset([1, 4]).fingerprint}
     assert len(prints) == 3
     assert part.fingerprint == table.subset([4, 1]).fingerprint
+    with pytest.raises(DataError, match=r"indices run from -1 to 2, but there are \d sentences"):
+        table.subset([2, -1])
 
 
 def assert_equal_tables(one: SentenceTable, other: SentenceTable) -> None:

@@ -11,13 +11,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
+from tokenizers import normalizers
 
 from auxtasks import checkpoint
 from auxtasks.backbones import Backbone, TokenBatch, mlp, transformers
 from auxtasks.backbones.text import pad_tokens
 from auxtasks.data import Mixture, train_tokenizer
 from auxtasks.data.corruptions import KINDS, ORDER_ONLY
-from auxtasks.data.loaders import read
+from auxtasks.data.loaders import Shard, read
 from auxtasks.errors import BackboneError, ColumnError, DataError
 from auxtasks.pretrain import pretrain
 from auxtasks.seeding import generator
@@ -226,8 +227,24 @@ def test_batches_are_of_like_length():
     lengths = table.token_lengths()
     spreads = [np.ptp(lengths[[pick.row for pick in task.plan(table, 8, seed=0).batch(step)]]) for step in range(8)]
     assert np.mean(spreads) < 0.3 * np.ptp(lengths)
-    budget = make_task(batch_tokens=8 * int(lengths.max())).plan(table, 4, seed=0)
-    assert max(len(budget.batch(step)) for step in range(4)) > 4
+
+
+def test_a_budget_of_tokens_is_that_of_what_is_computed():
+    budget = 16 * 16
+    task = make_task(batch_tokens=budget, mixture=Mixture({"swap": 1.0}))
+    short = [text for text in grammar(400, seed=3) if len(text.split()) == 5][:32]
+    texts = grammar(64, seed=2) + short
+    table = task.prepare(dataset(texts))
+    plan = task.plan(table, 2, seed=0)
+    stream = task.stream(dataset(texts).to_iterable_dataset(), 2, seed=0)
+    planned = []
+    for step in range(12):
+        picks = plan.batch(step)
+        planned.append(task.collate([task.transform(read(table, pick.row), generator(0, "t")) for pick in picks]))
+    for batches in (planned, list(stream.batches(0, 12, Shard()))):
+        computed = [batch.tokens.ids.numel() for batch in batches]
+        assert budget / 2 < max(computed) <= budget
+        assert len({int((batch.kinds == GOOD).sum()) for batch in batches}) > 1
 
 
 # Losses
@@ -391,6 +408,21 @@ def test_the_settings_tell_two_tasks_apart():
                {"batch_tokens": 999}]  # fmt: skip
     settings = [json.dumps(ShuffledSentences(small(), **chosen).settings, default=str) for chosen in options]
     assert len(set(settings)) == len(options)
+
+
+def test_the_tokenizer_is_part_of_the_settings():
+    # A stream says nothing of it, and the configuration of a network only the size of its vocabulary.
+    other = copy.deepcopy(TOKENIZER)
+    other.backend_tokenizer.normalizer = normalizers.Lowercase()
+    config = {"model_type": "bert", **SIZES, "max_position_embeddings": 40}
+    found = [
+        ShuffledSentences(transformers(config, tokenizer=tokenizer, length=32)).settings
+        for tokenizer in (TOKENIZER, copy.deepcopy(TOKENIZER), other)
+    ]
+    assert found[0] == found[1]
+    assert {name for name in found[0] if found[0][name] != found[2][name]} == {"tokenizer"}
+    bare = ShuffledSentences(transformers({**config, "vocab_size": 50}, length=20))
+    assert bare.settings["tokenizer"] is None
 
 
 def test_a_task_and_its_batches_survive_pickling():

@@ -128,13 +128,13 @@ def test_no_row_waits_for_ever():
 
 
 def test_batches_can_be_counted_in_tokens():
-    feed = make_feed(batch_size=2, batch_tokens=40, block_rows=50)
+    feed = make_feed(batch_size=2, batch_tokens=200, block_rows=50, rows_per_item=2)
     batches = take(feed, 60)
-    widths = [max(len(text) for _, text, *_ in batch) * len(batch) for batch in batches]
-    assert max(widths) <= 40
+    computed = [2 * -(-max(len(text) for _, text, *_ in batch) // 8) * 8 * len(batch) for batch in batches]
+    assert 150 < max(computed) <= 200
     assert all(len(batch) % 2 == 0 for batch in batches)
     assert len({len(batch) for batch in batches}) > 2
-    with pytest.raises(DataError, match=r"batch_tokens=10 is too few for 2 texts of \d+ tokens"):
+    with pytest.raises(DataError, match=r"batch_tokens=10 is too few for 2 texts of \d+ tokens, each computed as 1 x"):
         take(make_feed(batch_size=2, batch_tokens=10), 60)
 
 

@@ -54,8 +54,9 @@ def test_the_meter_counts_items_and_waiting(monkeypatch):
     clock = iter([100.0, 104.0])
     monkeypatch.setattr(tracking.time, "perf_counter", lambda: next(clock))
     meter = Meter()
-    meter.add(30, waited=0.5)
-    meter.add(10, waited=0.5)
+    for items, waited in ((30, 0.5), (10, 0.5)):
+        meter.wait(waited)
+        meter.count(items)
     assert meter.read() == {"samples_per_second": 10.0, "data_wait_share": 0.25}
 
 

@@ -7,6 +7,7 @@ import yaml
 
 from auxtasks.backbones import build
 from auxtasks.errors import BackboneError, RecipeError
+from recipes.build import part_of
 from recipes.config import Recipe, dump_recipe, load_recipe, recipe_text
 
 
@@ -171,14 +172,17 @@ def test_an_unknown_key_of_a_task_is_told_with_the_keys_of_that_task(name, overr
         ("targets.order.metric=mathews", "targets.order.metric: input should be 'accuracy' or 'matthews', found "
                                          "'mathews'. Did you mean \"matthews\"?"),
         ("targets.order.shots=[]", "targets.order.shots: list should have at least 1 item after validation, not 0."),
-        ("targets.order.test={}", "targets.order.test: the same data again; say what is different of it (path, split, "
-                                  "where, options), or leave it out."),
+        ("targets.order.test={}", "targets.order.test.split: a part differs from its source in path, split, where or "
+                                  "options, found none."),
         ("targets.order={path: x, split: a, test: {path: x, split: a}}", "targets.order.test: the same data again; say "
          "what is different of it (path, split, where, options), or leave it out."),
-        ("data.validation={}", "data.validation: the same data again; say what is different of it (path, split, where, "
-                               "options), or leave it out."),
-        ("data.streaming=true", "data.validation: required with data.streaming, since no share can be held out of a "
-                                "stream."),
+        ("data.validation={}", "data.validation.split: a part differs from its source in path, split, where or "
+                               "options, found none."),
+        ("data.validation.path=builtin:sentences", "data.validation: the same data again; say what is different of it "
+                                                   "(path, split, where, options), or leave it out."),
+        ("transfer.mirror=true", "transfer.mirror: texts have no mirror image; leave it out."),
+        ("backbone={name: convnet}", "backbone.name: shuffled_sentences needs a backbone of transformers, found "
+                                     "convnet."),
         ("data.align.size=9", "data.align: not for the task shuffled_sentences; leave it out."),
         ("verification.pairs=x", "verification: not for the task shuffled_sentences; leave it out."),
         ("minimal_pairs.blimp.limit=3", "minimal_pairs.blimp.path: not given. Name a data set with "
@@ -189,12 +193,43 @@ def test_a_wrong_value_of_a_recipe_for_sentences_is_one_line(override, expected)
     assert problems(override, name="sentences_demo") == [expected]
 
 
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("data.validation=null", "data.validation: required with data.streaming, since no share can be held out of a "
+                                 "stream."),
+        ("data.kind=csv", "data.kind: csv does not stream; parquet, JSON lines, text and Hub data sets do."),
+        ("data.where.part=train", "data.where, data.options: a stream is read as it is; leave them out."),
+        ("training.workers=2", "training.workers: a stream has one reader, so at most 1, found 2."),
+    ],
+)  # fmt: skip
+def test_what_no_stream_can_do_is_one_line(override, expected):
+    stream = ["data.path=corpus", "data.options=null", "data.streaming=true", "data.validation.path=held_out.txt"]
+    assert load_recipe("sentences_demo", stream).data.streaming
+    assert problems(*stream, override, name="sentences_demo") == [expected]
+
+
 def test_what_belongs_to_texts_is_refused_beside_faces_all_at_once():
     found = problems(
         "tokenizer.size=9", "minimal_pairs.blimp.path=x", "data.validation.split=test", "data.streaming=true"
     )
     keys = ["tokenizer", "minimal_pairs", "data.validation", "data.streaming"]
     assert found == [f"{key}: not for the task face_pairs; leave it out." for key in keys]
+
+
+def test_a_part_says_what_is_different_and_is_written_out_as_it_was_said(tmp_path):
+    source = "targets.mine={path: x, where: {part: a, language: en}, options: {n: 1}, test: "
+    for said, changed in [
+        ("{where: {part: b}}", {"where": {"part": "b", "language": "en"}}),
+        ("{where: null, split: test}", {"where": None, "split": "test"}),
+        ("{path: y, options: {n: 1}}", {"path": "y"}),
+        ("{path: null, split: test}", {"split": "test"}),
+    ]:
+        recipe = load_recipe("sentences_demo", [f"{source}{said}}}"])
+        again = load_recipe(written(tmp_path, dump_recipe(recipe)))
+        assert again == recipe
+        for mine in (recipe.targets["mine"], again.targets["mine"]):
+            assert part_of(mine, mine.test) == mine.model_copy(update=changed)
 
 
 def test_a_network_with_a_name_brings_its_own_tokenizer():

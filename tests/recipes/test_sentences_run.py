@@ -288,6 +288,15 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(done, folder, tmp_path,
     assert all(resumed[name].equal(straight[name]) for name in straight)
 
 
+def test_a_run_is_evaluated_again_by_the_recipe_in_its_folder(command_line, done, tmp_path):
+    overrides = ["targets.order=null", "transfer.arms=[raw, frozen]"]
+    called = command_line("transfer", done, *overrides, "--out", tmp_path / "out")
+    assert called.code == 0, called.err
+    again, before = (report_of(place)["targets"]["topics"] for place in (tmp_path / "out", done))
+    assert again["protocol"] == before["protocol"]  # tested on the same part
+    assert again["arms"] == {arm: before["arms"][arm] for arm in ("raw", "frozen")}
+
+
 def test_another_tokenizer_is_another_pretraining(command_line, done, tmp_path):
     called = command_line("transfer", done, "tokenizer.size=90", "--out", tmp_path / "out")
     assert called.code == 1
@@ -425,14 +434,6 @@ def test_what_does_not_stream_is_told(refused, folder):
     code, said = refused(f"data.path={table}", "data.streaming=true", f"data.validation.path={folder / 'corpus.txt'}")
     assert code == 1
     assert "holds nothing that streams; expected parquet, JSON lines or text files of one kind." in said
-
-
-@pytest.mark.parametrize("kind", ["csv", "builtin", "folder"])
-def test_a_kind_that_does_not_stream_is_told(refused, kind):
-    overrides = [f"data.kind={kind}", "data.streaming=true", "data.validation.path=elsewhere.txt"]
-    code, said = refused(*overrides, command="pretrain")
-    assert code == 1
-    assert said == f"error: data.kind={kind} does not stream; parquet, JSON lines, text and Hub data sets do.\n"
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -573,9 +574,3 @@ def test_a_network_with_fewer_positions_than_the_length_is_told(refused):
     assert code == 1
     assert "17" in said
     assert "16" in said
-
-
-def test_a_network_of_pictures_is_told(refused):
-    code, said = refused("backbone={name: convnet}", command="pretrain")
-    assert code == 1
-    assert said.startswith('error: convnet: no argument "tokenizer". Allowed: size, channels, widths')

@@ -105,6 +105,18 @@ def test_no_draw_is_refused():
         Protocol(draws=0)
 
 
+@pytest.mark.parametrize("unit", ["auto", "class", "item"])
+def test_an_unknown_unit_is_refused(unit):
+    assert Protocol(unit=unit).unit == unit
+    with pytest.raises(TransferError, match=f'unit is one of auto, class, item, found "{unit}s"'):
+        Protocol(unit=f"{unit}s")
+
+
+def test_no_test_item_is_refused():
+    with pytest.raises(TransferError, match="test_per_class must be at least 1 or None, found 0"):
+        Protocol(test_per_class=0)
+
+
 def test_class_accuracies_by_loops():
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.repeat(np.arange(4), [3, 1, 7, 5]))

@@ -186,6 +186,12 @@ def test_test_sets_that_do_not_fit_are_refused(opinions, opinions_test, quadrant
         gather_items(quadrants, larger)
 
 
+def test_a_pool_that_is_its_own_test_set_is_refused(opinions):
+    with pytest.raises(TransferError, match="the test set is the pool itself, the same 40 texts that labels are drawn"):
+        gather_items(opinions, dataclasses.replace(opinions))
+    assert len(gather_items(opinions, None).table) == 40
+
+
 def test_a_pool_and_its_test_lie_behind_each_other(opinions, opinions_test):
     items = gather_items(opinions, opinions_test)
     assert (len(items.table), items.pool) == (71, 40)
