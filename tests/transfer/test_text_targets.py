@@ -181,7 +181,7 @@ def test_test_sets_that_do_not_fit_are_refused(opinions, opinions_test, quadrant
     named = dataclasses.replace(opinions, class_names=quadrants.class_names)
     with pytest.raises(InputMismatchError, match="drawn from texts, and the test set holds pictures"):
         gather_items(named, quadrants)
-    larger = dataclasses.replace(quadrants, pixels=np.zeros((32, 24, 24, 1), np.uint8))
+    larger = dataclasses.replace(quadrants, pixels=np.zeros((32, 24, 24, 1), np.uint8), fingerprint="larger")
     with pytest.raises(InputMismatchError, match=r"of the pool are \(20, 20, 1\), those of the test set \(24, 24, 1\)"):
         gather_items(quadrants, larger)
 
