@@ -7,6 +7,7 @@ are installed; for the same versions the result is the same on every machine.
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib.util
 import inspect
@@ -259,13 +260,16 @@ def _read_all(packages: Iterable[str]) -> dict[str, list[str]]:
     """Return each sentence of some packages with the packages that hold it, in the order of reading."""
     found: dict[str, list[str]] = {}
     for package in packages:
-        for path in _files(_root(package)):
-            for docstring in _docstrings(path.read_bytes()):
-                for sentence in prose_sentences(docstring):
-                    sources = found.setdefault(sentence, [])
-                    if package not in sources:
-                        sources.append(package)
+        for sentence in _sentences_of(_root(package)):
+            found.setdefault(sentence, []).append(package)
     return found
+
+
+@functools.lru_cache(maxsize=len(PACKAGES))
+def _sentences_of(root: Path) -> tuple[str, ...]:
+    """Return each sentence of a package, once. Kept, since a run reads several built-in sets from the same packages."""
+    docstrings = (docstring for path in _files(root) for docstring in _docstrings(path.read_bytes()))
+    return tuple(dict.fromkeys(sentence for docstring in docstrings for sentence in prose_sentences(docstring)))
 
 
 def _docstrings(source: bytes) -> Iterator[str]:
