@@ -6,24 +6,28 @@ Configuration stops here. The packages below take plain arguments; `recipes.buil
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    JsonValue,
-    SerializerFunctionWrapHandler,
-    Tag,
-    model_serializer,
-    model_validator,
+from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
+
+from recipes.data_schema import (
+    Data,
+    MinimalPairs,
+    NotNegative,
+    Part,
+    Positive,
+    Share,
+    Source,
+    Strict,
+    Target,
+    TargetName,
 )
 
 __all__ = [
     "Augment",
     "FacePairs",
     "MinimalPairs",
+    "Part",
     "Recipe",
     "ShuffledSentences",
     "Source",
@@ -32,87 +36,11 @@ __all__ = [
     "Tuning",
 ]
 
-Positive = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-TargetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 PoolName = Literal["auto", "mean", "max", "mean_max", "grid", "flatten", "token"]
 ArmName = Literal["scratch", "untrained", "raw", "frozen", "finetuned"]
 
 
-class _Strict(BaseModel):
-    """Unknown keys are errors, a string is no number, and neither is infinity."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class Source(_Strict):
-    """Where pictures or texts come from."""
-
-    path: str | None = Field(default=None, description="a folder, a file, a Hub name, or builtin:NAME")
-    kind: Literal["auto", "folder", "parquet", "csv", "json", "text", "hub", "builtin"] = "auto"
-    image: str = Field(default="image", description="the column of pictures")
-    text: str = Field(default="text", description="the column of texts")
-    label: str = Field(default="label", description="the column that says who or what it is")
-    where: dict[str, str | int | float | bool] | None = Field(default=None, description="keep rows with these values")
-    split: str | None = None
-    options: dict[str, str | int | float | bool] | None = Field(default=None, description="arguments of a built-in")
-    fit: Literal["stretch", "crop", "pad"] = "stretch"
-    on_error: Literal["raise", "skip"] = Field(default="raise", description="about an unreadable picture or empty text")
-
-
-class Part(_Strict):
-    """Another part of a source, to validate or test on: what is not said here is as for the source itself.
-
-    Of `where` and `options` single keys can be said otherwise; null takes away what the source says.
-    """
-
-    path: str | None = None
-    split: str | None = None
-    where: dict[str, str | int | float | bool] | None = None
-    options: dict[str, str | int | float | bool] | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> Part:
-        if not self.model_fields_set:
-            raise ValueError("split: a part differs from its source in path, split, where or options, found none")
-        return self
-
-    @model_serializer(mode="wrap")
-    def _said(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what was not said: written out as null, it would take away what the source says."""
-        return {key: value for key, value in write(self).items() if key in self.model_fields_set}
-
-    def changes(self, source: Source) -> dict[str, Any]:
-        """Return the values that are otherwise in this part than in its source."""
-        merged = {
-            key: {**(getattr(source, key) or {}), **value} if isinstance(value, dict) else value
-            for key, value in self.model_dump().items()
-            if key != "path" or value is not None  # without a path there is no data to take a part of
-        }
-        return {key: value for key, value in merged.items() if value != getattr(source, key)}
-
-
-class Alignment(_Strict):
-    """Detect and align faces once, before anything else."""
-
-    size: Positive = 160
-    margin: Share = 0.2
-    on_missing: Literal["keep", "skip", "raise"] = "keep"
-
-
-class Data(Source):
-    """What is pretrained on."""
-
-    holdout: Share = Field(default=0.1, description="share of the people, or sentences, kept out for validation")
-    validation: Part | None = Field(default=None, description="sentences to validate on, instead of a share")
-    streaming: bool = Field(default=False, description="read texts as they are needed, for what does not fit a disk")
-    validation_items: Positive | None = Field(default=None, description="validate on so many of them at most")
-    align: Alignment | None = None
-    allow_unlabelled: bool = False
-
-
-class Backbone(_Strict):
+class Backbone(Strict):
     """What is pretrained."""
 
     name: str = "convnet"
@@ -121,7 +49,7 @@ class Backbone(_Strict):
     )
 
 
-class Augment(_Strict):
+class Augment(Strict):
     """See `auxtasks.data.augment.Augment`."""
 
     shift: Share = 0.1
@@ -135,7 +63,7 @@ class Augment(_Strict):
     erase: Share = 0.3
 
 
-class FacePairs(_Strict):
+class FacePairs(Strict):
     """See `auxtasks.tasks.FacePairs`."""
 
     name: Literal["face_pairs"] = "face_pairs"
@@ -161,7 +89,7 @@ def _default_losses() -> dict[LossName, float]:
     return {"sentence": 0.5, "pair": 0.5, "token": 1.0}
 
 
-class ShuffledSentences(_Strict):
+class ShuffledSentences(Strict):
     """See `auxtasks.tasks.ShuffledSentences`."""
 
     name: Literal["shuffled_sentences"]
@@ -201,7 +129,7 @@ Task = Annotated[
 ]
 
 
-class Tokenizer(_Strict):
+class Tokenizer(Strict):
     """An existing one by name, or one trained on the corpus."""
 
     name: str | None = Field(default=None, description="a folder or a Hub name; null trains one")
@@ -210,7 +138,7 @@ class Tokenizer(_Strict):
     lowercase: bool = True
 
 
-class Training(_Strict):
+class Training(Strict):
     """How the backbone is pretrained. Steps, not minutes: minutes are reported."""
 
     steps: Positive = 1000
@@ -232,7 +160,7 @@ class Training(_Strict):
     trackers: list[str] = Field(default_factory=list, description="names that Accelerate knows, such as tensorboard")
 
 
-class Verification(_Strict):
+class Verification(Strict):
     """Pairs of people that were never trained on, scored after pretraining."""
 
     pairs: str = Field(description="a file of pairs; a relative path is looked up beside data.path")
@@ -241,22 +169,14 @@ class Verification(_Strict):
     mirror: bool = True
 
 
-class MinimalPairs(_Strict):
-    """Pairs of a good and a bad sentence, scored after pretraining."""
-
-    path: str | None = Field(default=None, description="a file, a folder or a Hub name")
-    split: str | None = None
-    limit: Positive | None = Field(default=None, description="at most so many pairs, spread evenly")
-
-
-class Stage(_Strict):
+class Stage(Strict):
     """A stretch of fine-tuning: how many layers below the head train, null for all."""
 
     steps: Positive
     top_layers: NotNegative | None = None
 
 
-class Tuning(_Strict):
+class Tuning(Strict):
     """How a network is trained on the few labels."""
 
     stages: list[Stage] = Field(default_factory=lambda: [Stage(steps=40, top_layers=1), Stage(steps=60)], min_length=1)
@@ -273,14 +193,14 @@ class Tuning(_Strict):
         return sum(stage.steps for stage in self.stages)
 
 
-class Head(_Strict):
+class Head(Strict):
     """A classifier on frozen features."""
 
     name: Literal["prototype", "ridge", "logistic", "neighbors"]
     options: dict[str, str | int | float | bool] = Field(default_factory=dict)
 
 
-class Discriminants(_Strict):
+class Discriminants(Strict):
     """Directions that tell pretraining identities apart, as further spaces for the heads."""
 
     components: Positive = 256
@@ -296,13 +216,13 @@ def _default_heads() -> list[Head]:
     ]
 
 
-class Transfer(_Strict):
+class Transfer(Strict):
     """How the backbone is reused and evaluated; the same for all targets."""
 
     shots: list[Positive] = Field(default_factory=lambda: [1, 5], min_length=1)
     draws: Positive = 10
     test_per_class: Positive | None = None
-    arms: Annotated[list[ArmName], Field(min_length=1)] = ["scratch", "untrained", "raw", "frozen", "finetuned"]
+    arms: list[ArmName] = Field(default_factory=lambda: list(get_args(ArmName)), min_length=1)
     claim: ArmName = "frozen"
     layers: dict[str, PoolName] | None = Field(default=None, description="layers to choose from; null takes all")
     heads: list[Head] = Field(default_factory=_default_heads, min_length=1)
@@ -331,17 +251,7 @@ class Transfer(_Strict):
         return self
 
 
-class Target(Source):
-    """A data set with few labels."""
-
-    test: Part | None = Field(default=None, description="what is tested on; null tests on what is not drawn")
-    metric: Literal["accuracy", "matthews"] = "accuracy"
-    shots: Annotated[list[Positive], Field(min_length=1)] | None = Field(
-        default=None, description="labels a class; null takes those of transfer"
-    )
-
-
-class Recipe(_Strict):
+class Recipe(Strict):
     """A whole run: pretrain, verify, reuse, evaluate, report."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
