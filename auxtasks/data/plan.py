@@ -76,6 +76,14 @@ class EpochPlan:
         positions = range(step * self._batch_size, (step + 1) * self._batch_size)
         return [self._pick(*divmod(position, self._items)) for position in positions]
 
+    def rows(self, step: int) -> NDArray[np.int64]:
+        """Return the rows of a step's items, (B,), in order: what `batch` says, without the numbers for chance."""
+        epochs, offsets = np.divmod(np.arange(step * self._batch_size, (step + 1) * self._batch_size), self._items)
+        if self._order is None:
+            return offsets
+        parts = [self._order.of_epoch(int(epoch))[offsets[epochs == epoch]] for epoch in np.unique(epochs)]
+        return np.concatenate(parts)
+
     def _pick(self, epoch: int, offset: int) -> Pick:
         row = self._order.item(epoch, offset) if self._order else offset
         return Pick(row, epoch, row)
@@ -195,12 +203,12 @@ class _Permutations:
     """A permutation for every epoch; the last two are kept, since a batch can touch two epochs."""
 
     def __init__(self, items: int, seed: int, purpose: str) -> None:
-        self._of_epoch = functools.lru_cache(maxsize=2)(
+        self.of_epoch = functools.lru_cache(maxsize=2)(
             lambda epoch: generator(seed, purpose, epoch).permutation(items)
         )
 
     def item(self, epoch: int, offset: int) -> int:
-        return int(self._of_epoch(epoch)[offset])
+        return int(self.of_epoch(epoch)[offset])
 
 
 def _rows_by_identity(labels: NDArray[np.int64]) -> list[NDArray[np.int64]]:

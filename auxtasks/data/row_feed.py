@@ -1,0 +1,67 @@
+"""Batches of whole rows: where an item is a row of an array, a batch is one read, not one for each item."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from auxtasks.data.loaders import Shard
+from auxtasks.data.plan import EpochPlan
+
+__all__ = ["RowFeed"]
+
+Batch = TypeVar("Batch")
+
+
+@dataclasses.dataclass(frozen=True)
+class RowFeed(Generic[Batch]):
+    """Where the training loop gets batches from when nothing about a single item is random.
+
+    A `Feed` reads, transforms and collates item by item, which costs more than a small network computes. Noise that a
+    task adds to such batches is drawn inside its ``forward``, where the loop has seeded it.
+
+    Attributes:
+        read: rows (B,) to a batch.
+        plan: which rows make a step.
+
+    Example:
+        >>> values = np.arange(8)
+        >>> feed = RowFeed(lambda rows: values[rows], EpochPlan(8, batch_size=4, seed=0, shuffle=False))
+        >>> [batch.tolist() for batch in feed.batches(0, 2, Shard(rank=1, processes=2))]
+        [[2, 3], [6, 7]]
+    """
+
+    read: Callable[[NDArray[np.int64]], Batch]
+    plan: EpochPlan
+
+    @property
+    def batch_size(self) -> int:
+        """Items of a global batch."""
+        return self.plan.batch_size
+
+    def check(self, shard: Shard) -> None:
+        """Refuse a shard that the batches cannot be split for.
+
+        Raises:
+            TrainingError: says by how much it is off.
+        """
+        shard.micro_batch_size(self.plan.batch_size)
+
+    def position(self) -> None:
+        """Return None: the step alone says which batch comes next."""
+
+    def go_to(self, position: Mapping[str, Any]) -> None:
+        """Do nothing: the step alone says which batch comes next."""
+
+    def batches(self, start: int, stop: int, shard: Shard) -> Iterator[Batch]:
+        """Yield the micro-batches of steps `start` to `stop` - 1 for one process, in order."""
+        size = shard.micro_batch_size(self.plan.batch_size)
+        for step in range(start, stop):
+            rows = self.plan.rows(step)
+            for micro in range(shard.accumulation):
+                first = (micro * shard.processes + shard.rank) * size
+                yield self.read(rows[first : first + size])
