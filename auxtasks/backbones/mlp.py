@@ -1,9 +1,10 @@
-"""A stack of dense layers for feature vectors, and for small images flattened by hand."""
+"""A stack of dense layers, for feature vectors and for small pictures."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,42 +16,75 @@ from auxtasks.errors import BackboneError
 
 __all__ = ["mlp"]
 
+Activation = Literal["relu", "sigmoid", "tanh"]
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
+
 
 @register("mlp")
-def mlp(width: int, hidden: Sequence[int] = (256, 256), *, seed: int = 0) -> Backbone:
-    """Build dense layers with ReLU; layer ``hidden1`` is the lowest.
+def mlp(
+    width: int | None = None,
+    hidden: Sequence[int] = (256, 256),
+    *,
+    size: int | None = None,
+    channels: int = 1,
+    activation: Activation = "relu",
+    seed: int = 0,
+) -> Backbone:
+    """Build dense layers; layer ``hidden1`` is the lowest.
 
     Args:
-        width: number of input features.
+        width: number of input features; None for pictures.
         hidden: width of each layer, from the input up.
+        size: height and width of pictures in pixels, whose values in [0, 1] are the features; None for vectors.
+        channels: of the pictures.
+        activation: ``"relu"``, ``"sigmoid"`` (what a Boltzmann machine's hidden units are) or ``"tanh"``.
         seed: of the random weights; PyTorch's global generator is left as it was.
 
     Raises:
-        BackboneError: no layers, or a width below 1.
+        BackboneError: no layers, a width below 1, an unknown activation, or not one of `width` and `size`.
 
     Example:
         >>> mlp(width=64, hidden=[32, 16]).layer_dims
         {'hidden1': 32, 'hidden2': 16}
+        >>> mlp(size=28, hidden=[500], activation="sigmoid").input.shape
+        (1, 28, 28)
     """
     hidden = list(hidden)
     if not hidden:
         raise BackboneError("hidden is empty: an mlp needs at least one layer, such as hidden=[256].")
-    check_positive(width=width, **{f"hidden[{place}]": size for place, size in enumerate(hidden)})
+    if (width is None) == (size is None):
+        raise BackboneError(
+            f"an mlp takes vectors of a width or pictures of a size: give one, found width={width}, size={size}."
+        )
+    if activation not in _ACTIVATIONS:
+        raise BackboneError(f'activation is one of {", ".join(get_args(Activation))}, found "{activation}".')
+    sizes = {"width": width, "size": size, "channels": channels}
+    check_positive(
+        **{name: value for name, value in sizes.items() if value is not None},
+        **{f"hidden[{place}]": here for place, here in enumerate(hidden)},
+    )
+    if size is not None:
+        spec, below = InputSpec.image(size, channels), channels * size * size
+        arguments = {"size": size, "channels": channels}
+    else:
+        assert width is not None  # checked above
+        spec, below = InputSpec.features(width), width
+        arguments = {"width": width}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        widths = [width, *hidden]
+        widths = zip([below, *hidden], hidden, strict=False)
         module = nn.Sequential(
-            *(nn.Sequential(nn.Linear(below, here), nn.ReLU()) for below, here in zip(widths, hidden, strict=False))
+            *(nn.Sequential(nn.Linear(lower, here), _ACTIVATIONS[activation]()) for lower, here in widths)
         )
     stages = [
-        Stage(name=f"hidden{place + 1}", owns=(str(place),), dim=size, apply=functools.partial(_dense, place=place))
-        for place, size in enumerate(hidden)
+        Stage(name=f"hidden{place + 1}", owns=(str(place),), dim=here, apply=functools.partial(_dense, place=place))
+        for place, here in enumerate(hidden)
     ]
-    family = Family("mlp", {"width": width, "hidden": hidden, "seed": seed})
-    return Backbone(module, stages, InputSpec.features(width), family)
+    family = Family("mlp", {**arguments, "hidden": hidden, "activation": activation, "seed": seed})
+    return Backbone(module, stages, spec, family)
 
 
 def _dense(module: nn.Module, x: Tensor, *, place: int) -> Tensor:
     assert isinstance(module, nn.Sequential)  # built above
-    output: Tensor = module[place](x)
+    output: Tensor = module[place](x.flatten(1))  # pictures (B, C, H, W) come as rows of pixels
     return output

@@ -97,6 +97,8 @@ def _fits(value: object, hint: object) -> bool:
         return True
     if origin in (types.UnionType, typing.Union):
         return any(_fits(value, option) for option in typing.get_args(hint))
+    if origin is typing.Literal:
+        return value in typing.get_args(hint)
     if origin is collections.abc.Mapping:
         key_type, value_type = typing.get_args(hint)
         return isinstance(value, Mapping) and all(_fits(k, key_type) and _fits(v, value_type) for k, v in value.items())
@@ -120,6 +122,8 @@ def _describe(hint: object) -> str:
     origin = typing.get_origin(hint)
     if origin in (types.UnionType, typing.Union):
         return " or ".join(_describe(option) for option in typing.get_args(hint))
+    if origin is typing.Literal:
+        return " or ".join(f'"{word}"' for word in typing.get_args(hint))
     if origin is collections.abc.Sequence:
         return f"a list of {_describe(typing.get_args(hint)[0])}"
     if origin is collections.abc.Mapping:

@@ -203,9 +203,7 @@ class _Permutations:
     """A permutation for every epoch; the last two are kept, since a batch can touch two epochs."""
 
     def __init__(self, items: int, seed: int, purpose: str) -> None:
-        self.of_epoch = functools.lru_cache(maxsize=2)(
-            lambda epoch: generator(seed, purpose, epoch).permutation(items)
-        )
+        self.of_epoch = functools.lru_cache(maxsize=2)(lambda epoch: generator(seed, purpose, epoch).permutation(items))
 
     def item(self, epoch: int, offset: int) -> int:
         return int(self.of_epoch(epoch)[offset])

@@ -1,15 +1,17 @@
 """Features computed once and kept on disk, under a key that changes with anything that could change them.
 
-The key hashes the weights, the family, the input, the layers with their pooling, the mirror option and the table's kind
-and fingerprint: a cache keyed by a model's name alone once served another model's features (fastai, v0.7).
+The key hashes the weights up to the deepest layer asked for, the family, the input, the layers with their pooling, the
+mirror option and the table's kind and fingerprint: a cache keyed by a model's name alone once served another model's
+features (fastai, v0.7).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +24,10 @@ from auxtasks.errors import CheckpointError, DataError
 from auxtasks.features.batches import Table, item_noun
 from auxtasks.features.extract import extract, feature_widths
 
-__all__ = ["FeatureCache", "feature_bytes"]
+__all__ = ["EXTRACTION_VERSION", "FeatureCache", "feature_bytes", "prefix_digest"]
 
 # Part of every key: raise it when the same inputs would give other features.
-EXTRACTION_VERSION = 1
+EXTRACTION_VERSION = 2
 
 
 def feature_bytes(backbone: Backbone, table: Table, layers: Mapping[str, Pool]) -> int:
@@ -62,37 +64,70 @@ class FeatureCache:
         Raises:
             DataError: they would not fit the limit or the disk; says how large they would be.
         """
-        needed = feature_bytes(backbone, table, layers)
-        self._check_room(needed, layers)
-        if self._folder is None:
-            return extract(backbone, table, layers, mirror=mirror)
-        place = self._folder / feature_key(backbone, table, layers, mirror=mirror)
-        kept = _read(place, layers, len(table))
-        if kept is None:
-            computed = extract(backbone, table, layers, mirror=mirror)
-            with checkpoint.atomic_folder(place) as temporary:
-                for name, values in computed.items():
-                    np.save(temporary / f"{name}.npy", values)
-                digests = {name: checkpoint.file_digest(temporary / f"{name}.npy") for name in computed}
-                checkpoint.write_json(temporary / "manifest.json", {"schema": 1, "digests": digests})
-            kept = computed
-        return kept
+        shapes = {name: (len(table), width) for name, width in feature_widths(backbone, layers).items()}
 
-    def _check_room(self, needed: int, layers: Mapping[str, Pool]) -> None:
+        def fill(arrays: Mapping[str, NDArray[np.float32]]) -> None:
+            extract(backbone, table, layers, mirror=mirror, into=arrays)
+
+        key = feature_key(backbone, table, layers, mirror=mirror)
+        return self.arrays(key, shapes, fill, f"the features of {', '.join(layers)}")
+
+    def arrays(
+        self,
+        key: str,
+        shapes: Mapping[str, tuple[int, ...]],
+        fill: Callable[[Mapping[str, NDArray[np.float32]]], None],
+        what: str,
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return arrays that are on disk under a key, or fill new ones; those on disk are memory-mapped.
+
+        Args:
+            key: a hash of all that the arrays depend on.
+            shapes: of each array, by name.
+            fill: writes them, in place.
+            what: they are, for messages.
+
+        Raises:
+            DataError: they would not fit the limit or the disk; says how large they would be.
+        """
+        self._check_room(sum(4 * math.prod(shape) for shape in shapes.values()), what)
+        if self._folder is None:
+            arrays = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
+            fill(arrays)
+            return arrays
+        place = self._folder / key
+        if (kept := _read(place, shapes)) is not None:
+            return kept
+        with checkpoint.atomic_folder(place) as temporary:
+            # Written where they stay: what is computed need not fit into memory.
+            files = {name: temporary / f"{name}.npy" for name in shapes}
+            written = {
+                name: np.lib.format.open_memmap(files[name], mode="w+", dtype=np.float32, shape=shape)
+                for name, shape in shapes.items()
+            }
+            fill(written)
+            for array in written.values():
+                array.flush()
+            digests = {name: checkpoint.file_digest(file) for name, file in files.items()}
+            checkpoint.write_json(temporary / "manifest.json", {"schema": 1, "digests": digests})
+        return _mapped(place, shapes)
+
+    def _check_room(self, needed: int, what: str) -> None:
         free = shutil.disk_usage(_existing_parent(self._folder)).free if self._folder else self._limit
         allowed = min(self._limit, free)
         if needed > allowed:
             raise DataError(
-                f"the features of {', '.join(layers)} would take {needed / 1e6:,.0f} MB; {allowed / 1e6:,.0f} MB are "
+                f"{what} would take {needed / 1e6:,.0f} MB; {allowed / 1e6:,.0f} MB are "
                 'allowed or free. Ask for fewer layers, pool them ("mean" instead of "flatten"), or raise the limit.'
             )
 
 
 def feature_key(backbone: Backbone, table: Table, layers: Mapping[str, Pool], *, mirror: bool) -> str:
     """Return the name under which features are kept: a hash of all that they depend on."""
+    deepest = max(layers, key=backbone.position)
     parts = {
         "version": EXTRACTION_VERSION,
-        "weights": checkpoint.tensors_digest(backbone.module.state_dict()),
+        "weights": prefix_digest(backbone, deepest),
         "family": [backbone.family.name, dict(backbone.family.arguments)],
         "input": backbone.input.to_json(),
         "layers": dict(layers),
@@ -103,19 +138,40 @@ def feature_key(backbone: Backbone, table: Table, layers: Mapping[str, Pool], *,
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _read(place: Path, layers: Mapping[str, Pool], items: int) -> dict[str, NDArray[np.float32]] | None:
-    """Return kept features, memory-mapped, or None when they are not there or damaged: then they are computed anew."""
+def prefix_digest(backbone: Backbone, layer: str) -> str:
+    """Return a hash of the weights and buffers that a layer's output depends on: those above it may change.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> backbone = mlp(width=2, hidden=[2, 2])
+        >>> before = prefix_digest(backbone, "hidden1"), prefix_digest(backbone, "hidden2")
+        >>> _ = backbone.module[1][0].weight.data.zero_()
+        >>> prefix_digest(backbone, "hidden1") == before[0], prefix_digest(backbone, "hidden2") == before[1]
+        (True, False)
+    """
+    above = [f"{path}." for stage in backbone.stages[backbone.position(layer) + 1 :] for path in stage.owns]
+    state = backbone.module.state_dict()
+    kept = {name: value for name, value in state.items() if not any(f"{name}.".startswith(path) for path in above)}
+    return checkpoint.tensors_digest(kept)
+
+
+def _read(place: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[np.float32]] | None:
+    """Return kept arrays, memory-mapped, or None when they are not there or damaged: then they are computed anew."""
     if not place.is_dir():
         return None
     try:
         digests = checkpoint.read_json(place / "manifest.json")["digests"]
-        whole = all(checkpoint.file_digest(place / f"{name}.npy") == digests[name] for name in layers)
+        whole = all(checkpoint.file_digest(place / f"{name}.npy") == digests[name] for name in shapes)
     except (CheckpointError, OSError, KeyError, TypeError):
         return None
     if not whole:
         return None
-    kept = {name: np.load(place / f"{name}.npy", mmap_mode="r") for name in layers}
-    return kept if all(len(values) == items for values in kept.values()) else None
+    kept = _mapped(place, shapes)
+    return kept if all(kept[name].shape == shape for name, shape in shapes.items()) else None
+
+
+def _mapped(place: Path, names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+    return {name: np.load(place / f"{name}.npy", mmap_mode="r") for name in names}
 
 
 def _existing_parent(folder: Path) -> Path:

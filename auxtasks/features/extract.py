@@ -28,6 +28,7 @@ def extract(
     *,
     mirror: bool = False,
     batch_size: int = 256,
+    into: Mapping[str, Features] | None = None,
 ) -> dict[str, Features]:
     """Compute layers for all items of a table, in eval mode and one pass that stops at the deepest layer.
 
@@ -39,6 +40,7 @@ def extract(
         mirror: average each layer's output with that of the mirror image, itself mirrored back, so that a face turned
             to the left and one turned to the right become more alike. For pictures only.
         batch_size: items a pass.
+        into: arrays (N, D) to fill, such as memory-mapped ones; new ones if None.
 
     Returns:
         Each layer with its features (N, D), float32, in rows of the table.
@@ -62,7 +64,7 @@ def extract(
     if mirror and isinstance(table, TextTable):
         raise InputMismatchError("mirror=True averages a picture with its mirror image; the table holds texts.")
     order = _order(table)
-    features: dict[str, Features] = {}
+    features: dict[str, Features] = dict(into or {})
     was_training = backbone.training
     backbone.eval()
     try:

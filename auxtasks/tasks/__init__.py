@@ -1,7 +1,20 @@
 """Auxiliary tasks: what a backbone is pretrained on."""
 
+from auxtasks.tasks.autoencoder import LayerAutoencoder
 from auxtasks.tasks.base import AuxTask, Evaluator
+from auxtasks.tasks.deep_autoencoder import DeepAutoencoder
 from auxtasks.tasks.face_pairs import FacePairs
+from auxtasks.tasks.layer_task import LayerTask
+from auxtasks.tasks.rbm import LayerRBM
 from auxtasks.tasks.shuffled_sentences import ShuffledSentences
 
-__all__ = ["AuxTask", "Evaluator", "FacePairs", "ShuffledSentences"]
+__all__ = [
+    "AuxTask",
+    "DeepAutoencoder",
+    "Evaluator",
+    "FacePairs",
+    "LayerAutoencoder",
+    "LayerRBM",
+    "LayerTask",
+    "ShuffledSentences",
+]

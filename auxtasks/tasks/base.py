@@ -22,13 +22,11 @@ import torch
 from accelerate.utils import send_to_device
 from datasets import Dataset, IterableDataset
 
-from auxtasks import checkpoint
-from auxtasks.backbones.base import Backbone
 from auxtasks.data.loaders import Records, read
 from auxtasks.data.plan import BatchPlan
 from auxtasks.data.streams import StreamFeed
 from auxtasks.errors import DataError
-from auxtasks.training.objective import Objective
+from auxtasks.tasks.backbone_task import BackboneTask
 from auxtasks.training.processes import join_processes
 
 __all__ = ["AuxTask", "Evaluator"]
@@ -46,26 +44,8 @@ class Evaluator(Protocol):
         ...
 
 
-class AuxTask(Objective):
-    """Owns a backbone and a head. The backbone is exported alone; the head is kept beside it.
-
-    Args:
-        backbone: what is pretrained.
-    """
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    @property
-    @abstractmethod
-    def description(self) -> str:
-        """What a backbone from here was pretrained on, in a few words, for its model card."""
-
-    @property
-    def settings(self) -> Mapping[str, object]:
-        """JSON values that make this task what it is; a run resumes with the same ones only. Subclasses add theirs."""
-        return {"backbone": self.backbone.family.name, "backbone arguments": dict(self.backbone.family.arguments)}
+class AuxTask(BackboneTask):
+    """A task on records: each is turned into a training item with chance of its own."""
 
     @abstractmethod
     def prepare(self, dataset: Dataset, *, cache: Path | None = None) -> Records:
@@ -116,19 +96,3 @@ class AuxTask(Objective):
             evaluator.update(send_to_device(self.collate(items), next(self.parameters()).device))
         self.train(was_training)
         return evaluator.compute()
-
-    def save(self, folder: Path, provenance: Mapping[str, Any]) -> None:
-        """Write ``backbone/`` and ``task/`` into a folder."""
-        self.backbone.provenance = dict(provenance)
-        self.backbone.save_pretrained(folder / "backbone")
-        head = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("backbone.")}
-        with checkpoint.atomic_folder(folder / "task") as place:
-            checkpoint.write_tensors(place / "model.safetensors", head)
-            checkpoint.write_json(place / "config.json", {"task": type(self).__name__})
-
-    def restore(self, folder: Path) -> None:
-        """Read ``backbone/`` and ``task/`` into this task."""
-        weights = checkpoint.read_tensors(folder / "backbone" / "model.safetensors")
-        head = checkpoint.read_tensors(folder / "task" / "model.safetensors")
-        prefixed = {f"backbone.module.{name}": tensor for name, tensor in weights.items()}
-        checkpoint.load_strictly(self, {**prefixed, **head}, folder)

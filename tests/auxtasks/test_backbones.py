@@ -268,7 +268,7 @@ def test_changed_weights_are_refused(saved):
     ("arguments", "message"),
     [
         ({"width": 6, "hiden": [8, 5]}, "got an unexpected keyword argument 'hiden'"),
-        ({"hidden": [8, 5]}, "missing 1 required positional argument: 'width'"),
+        ({"hidden": [8, 5]}, "give one, found width=None, size=None"),
         ({"width": 6, "hidden": []}, "hidden is empty"),
     ],
 )
@@ -483,11 +483,14 @@ def test_the_zoo_builds_by_name():
         (
             "mlp",
             {"width": 3, "hiden": [4]},
-            r'mlp: no argument "hiden"\. Allowed: width, hidden, seed\. Did you mean "hidden"\?',
+            r'mlp: no argument "hiden"\. Allowed: width, hidden, size, channels, activation, seed\. Did you mean "hidden"\?',
         ),
-        ("mlp", {"hidden": [4]}, r'mlp: the argument "width" is missing'),
-        ("mlp", {"width": "3"}, r"mlp: width must be int, found '3'"),
-        ("mlp", {"width": True}, r"mlp: width must be int, found True"),
+        ("mlp", {"hidden": [4]}, r"vectors of a width or pictures of a size: give one, found width=None, size=None"),
+        ("mlp", {"width": 4, "size": 2}, r"give one, found width=4, size=2"),
+        ("mlp", {"width": 4, "activation": "gelu"}, r'activation must be "relu" or "sigmoid" or "tanh", found'),
+        ("timm", {}, r'timm: the argument "name" is missing'),
+        ("mlp", {"width": "3"}, r"mlp: width must be int or nothing, found '3'"),
+        ("mlp", {"width": True}, r"mlp: width must be int or nothing, found True"),
         ("mlp", {"width": 3, "hidden": 4}, r"mlp: hidden must be a list of int, found 4"),
         ("mlp", {"width": 3, "hidden": ["4"]}, r"mlp: hidden must be a list of int, found \['4'\]"),
         ("facenet", {"weights": 7}, r"facenet: weights must be str or nothing, found 7"),
@@ -503,7 +506,7 @@ def test_what_the_zoo_refuses(name, arguments, message):
 
 def test_the_zoo_tells_all_problems_at_once():
     with pytest.raises(
-        BackboneError, match=r"width must be int[\s\S]*hidden must be a list of int[\s\S]*no argument \"sed\""
+        BackboneError, match=r"width must be int or nothing[\s\S]*hidden must be a list of int[\s\S]*no argument \"sed\""
     ):
         build("mlp", width="a", hidden="b", sed=1)
 

@@ -19,9 +19,9 @@ def computed(monkeypatch):
     """Write down each time that features are computed."""
     calls = []
 
-    def counted(backbone, table, layers, *, mirror=False):
+    def counted(backbone, table, layers, **settings):
         calls.append(dict(layers))
-        return extract(backbone, table, layers, mirror=mirror)
+        return extract(backbone, table, layers, **settings)
 
     monkeypatch.setattr(cache_module, "extract", counted)
     return calls
@@ -155,4 +155,19 @@ def test_a_full_disk_is_refused_with_what_is_free(tmp_path, tiny_convnet, face_t
 def test_without_a_folder_nothing_is_kept(tiny_convnet, face_table, computed):
     for _ in range(2):
         features(None, tiny_convnet(), face_table)
+    assert len(computed) == 2
+
+
+def test_weights_above_the_deepest_layer_asked_for_may_change(tmp_path, tiny_convnet, face_table, computed):
+    backbone = tiny_convnet()
+    features(tmp_path, backbone, face_table, {"stage1": "grid"})
+    with torch.no_grad():
+        for _, parameter in backbone.parameters_of("embedding"):
+            parameter.add_(1)
+    features(tmp_path, backbone, face_table, {"stage1": "grid"})
+    assert len(computed) == 1
+    with torch.no_grad():
+        for _, parameter in backbone.parameters_of("stem"):
+            parameter.add_(1)
+    features(tmp_path, backbone, face_table, {"stage1": "grid"})
     assert len(computed) == 2

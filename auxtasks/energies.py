@@ -1,0 +1,80 @@
+"""Energies of restricted Boltzmann machines: pure functions of visible units and of what they send to the hidden ones.
+
+A machine is given by a linear map ``pre = c + W v``, dense or convolutional, and its transpose; nothing here needs to
+know which. Legend for shapes: B items, ``...`` the visible units' shape, H that of the hidden units.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["bernoulli_free_energy", "flip_one", "gaussian_free_energy", "pseudo_log_likelihood"]
+
+
+def bernoulli_free_energy(visible: Tensor, pre: Tensor, bias: Tensor) -> Tensor:
+    """Return the free energy of binary visible and hidden units: ``-b.v - sum_j softplus(c_j + W_j v)``.
+
+    ``exp(-F(v))`` is proportional to the probability of v: all states of the hidden units are summed over.
+
+    Args:
+        visible: (B, ...) in [0, 1].
+        pre: (B, H), what the hidden units get from `visible`: ``c + W v``.
+        bias: of the visible units, broadcast over (B, ...).
+
+    Returns:
+        (B,), in nats.
+
+    Reference:
+        Hinton, "A practical guide to training restricted Boltzmann machines", 2010, equation 25.
+
+    Example:
+        >>> free = bernoulli_free_energy(torch.ones(1, 2), torch.zeros(1, 3), torch.tensor([0.5, 1.0]))
+        >>> round(free.item(), 4)  # -1.5 - 3 log 2
+        -3.5794
+    """
+    return -(visible * bias).flatten(1).sum(dim=1) - F.softplus(pre).flatten(1).sum(dim=1)
+
+
+def gaussian_free_energy(visible: Tensor, pre: Tensor, bias: Tensor, sigma: Tensor) -> Tensor:
+    """Return the free energy of Gaussian visible and binary hidden units.
+
+    ``sum_i (v_i - b_i)^2 / (2 sigma_i^2) - sum_j softplus(c_j + W_j v)``. In this parametrisation the hidden units see
+    v itself, not ``v / sigma``, so that a backbone's layer computes their probabilities as it is; in return the mean of
+    v given h is ``b + sigma^2 W'h``.
+
+    Args:
+        visible: (B, ...), real.
+        pre: (B, H), ``c + W v``.
+        bias, sigma: of the visible units, broadcast over (B, ...).
+
+    Returns:
+        (B,), in nats.
+    """
+    return ((visible - bias) / sigma).square().flatten(1).sum(dim=1) / 2 - F.softplus(pre).flatten(1).sum(dim=1)
+
+
+def pseudo_log_likelihood(energy: Tensor, flipped_energy: Tensor, units: int) -> Tensor:
+    """Return an unbiased estimate of each item's log pseudo-likelihood, from one unit flipped in each.
+
+    ``D log sigmoid(F(v with unit i flipped) - F(v))`` for a random i: the log probability of a unit given all others,
+    times their number (Besag 1975). scikit-learn's BernoulliRBM scores by the same.
+
+    Args:
+        energy: (B,) free energies.
+        flipped_energy: (B,), of the same items with one random unit flipped in each.
+        units: D.
+
+    Example:
+        >>> round(pseudo_log_likelihood(torch.zeros(1), torch.zeros(1), units=10).item(), 3)
+        -6.931
+    """
+    return units * F.logsigmoid(flipped_energy - energy)
+
+
+def flip_one(visible: Tensor, generator: torch.Generator) -> Tensor:
+    """Return a copy (B, ...) with one unit of each item flipped, v_i to 1 - v_i, the unit drawn anew for each."""
+    flat = visible.flatten(1).clone()
+    place = torch.randint(flat.shape[1], (len(flat), 1), generator=generator, device=flat.device)
+    return flat.scatter(1, place, 1 - flat.gather(1, place)).view_as(visible)

@@ -1,0 +1,300 @@
+"""Pretrain a backbone layer by layer, from the lowest up, each on what the layers below it give.
+
+Each layer is a run of the one training loop, in a folder of its own below the run's: so each can be stopped and
+resumed, and a finished one is read, not repeated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from auxtasks.backbones.base import Backbone
+from auxtasks.data.images import ImageTable
+from auxtasks.data.plan import EpochPlan
+from auxtasks.data.row_feed import RowFeed
+from auxtasks.errors import LayerError
+from auxtasks.features.cache import FeatureCache, prefix_digest
+from auxtasks.features.layer_inputs import LayerInputs, read_rows, summarize
+from auxtasks.seeding import torch_seed
+from auxtasks.tasks.backbone_task import BackboneTask
+from auxtasks.tasks.deep_autoencoder import DeepAutoencoder
+from auxtasks.tasks.layer_task import LayerTask
+from auxtasks.training.engine import train
+from auxtasks.training.optim import OptimizerSettings
+from auxtasks.training.processes import join_processes
+from auxtasks.training.settings import LoopSettings, Phase, TrainingResult
+from auxtasks.training.store import CheckpointStore
+
+__all__ = ["LayerwiseResult", "pretrain_layerwise"]
+
+MakeTask = Callable[[Backbone, str], LayerTask]
+Rows = NDArray[np.int64]
+
+UNROLLED = "unrolled"  # the stage in which all layers train together
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerwiseResult:
+    """What layer-wise pretraining ended with.
+
+    Attributes:
+        stages: the result of each layer, by its name, and of the joint training, if any, under ``"unrolled"``.
+        stack: the layers with what decodes them.
+        notes: what a reader of a report should know of the data.
+    """
+
+    stages: Mapping[str, TrainingResult]
+    stack: DeepAutoencoder
+    notes: tuple[str, ...]
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of all stages."""
+        return sum(stage.steps for stage in self.stages.values())
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all stages, of this process."""
+        return sum(stage.seconds for stage in self.stages.values())
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Metrics of all stages, each under its stage's name."""
+        return {
+            f"{stage}/{name}": value for stage, found in self.stages.items() for name, value in found.metrics.items()
+        }
+
+
+def pretrain_layerwise(
+    backbone: Backbone,
+    source: ImageTable | NDArray[np.float32],
+    make_task: MakeTask,
+    *,
+    layers: Sequence[str] | None = None,
+    steps: int | Mapping[str, int],
+    batch_size: int = 128,
+    validation: ImageTable | NDArray[np.float32] | None = None,
+    seed: int = 0,
+    optimizer: OptimizerSettings | Mapping[str, OptimizerSettings] | None = None,
+    loop: LoopSettings | None = None,
+    unrolled_steps: int = 0,
+    keep_inputs: bool = True,
+    folder: str | Path | None = None,
+    cache: FeatureCache | None = None,
+    described_as: str | None = None,
+) -> LayerwiseResult:
+    """Train a backbone's layers in place, one after the other, from the lowest up.
+
+    Args:
+        backbone: its layers learn in turn, each with all others frozen.
+        source: pictures, or an array (N, ...) float32 of what the backbone takes; without labels.
+        make_task: what trains a layer: ``lambda backbone, layer: LayerRBM(backbone, layer)``.
+        layers: the lowest ones that are trained; None trains all.
+        steps: optimizer steps of each layer, or by layer.
+        batch_size: of the global batch, over all processes.
+        validation: held-out items; each layer is measured on what the layers below make of them.
+        seed: of the order of the items and of what is random in the tasks.
+        optimizer: of all layers, or by layer.
+        loop: see `LoopSettings`.
+        unrolled_steps: of a last stage, in which all layers train together as one deep autoencoder.
+        keep_inputs: False computes a layer's inputs anew for every batch, through all layers below.
+        folder: run folder. A run that was stopped goes on where it was, in whichever layer that is.
+        cache: keeps the inputs of higher layers; by default they stay in memory.
+        described_as: the data in a few words, for the model card.
+
+    Returns:
+        The results of all stages; the backbone was trained in place, and stands under ``checkpoints/`` of the folder.
+
+    Raises:
+        LayerError: layers that are not the lowest, or that the task cannot train.
+        DataError: inputs that the task cannot model.
+        NonFiniteError: training diverged; the last good checkpoint is kept.
+        CheckpointError: the folder holds another run.
+
+    Reference:
+        Hinton, Osindero and Teh, "A fast learning algorithm for deep belief nets", 2006; Bengio et al., "Greedy
+        layer-wise training of deep networks", NIPS 2006.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> from auxtasks.tasks import LayerAutoencoder
+        >>> backbone = mlp(width=6, hidden=[4, 3], activation="sigmoid")
+        >>> values = np.random.default_rng(0).random((50, 6), dtype=np.float32)
+        >>> result = pretrain_layerwise(backbone, values, LayerAutoencoder, steps=5, batch_size=10)
+        >>> list(result.stages)
+        ['hidden1', 'hidden2']
+    """
+    run = _Run(
+        backbone=backbone,
+        inputs=LayerInputs(backbone, source, cache),
+        held_out=None if validation is None else LayerInputs(backbone, validation, cache),
+        batch_size=batch_size,
+        seed=seed,
+        loop=loop,
+        keep_inputs=keep_inputs,
+        folder=None if folder is None else Path(folder),
+        described_as=described_as or "unnamed data",
+    )
+    names = _lowest_layers(backbone, layers)
+    budget = steps if isinstance(steps, Mapping) else dict.fromkeys(names, steps)
+    settings = optimizer if isinstance(optimizer, Mapping) else dict.fromkeys(names, optimizer or OptimizerSettings())
+    missing = [name for name in names if name not in budget or name not in settings]
+    if missing:
+        raise LayerError(f"steps and optimizer by layer need an entry for each layer, found none for {missing[0]}.")
+    tasks = [make_task(backbone, name) for name in names]  # all of them first: what is refused costs no training
+    stages = {task.layer: run.train_layer(task, budget[task.layer], settings[task.layer]) for task in tasks}
+    stack = DeepAutoencoder(tasks)
+    if unrolled_steps:
+        backbone.freeze(set(backbone.layer_names) - set(names))
+        stages[UNROLLED] = run.train_jointly(stack, unrolled_steps, settings[names[0]])
+    backbone.freeze([])
+    result = LayerwiseResult(stages, stack, tuple(run.notes))
+    run.write(result)
+    return result
+
+
+@dataclasses.dataclass
+class _Run:
+    """What the stages of one call share."""
+
+    backbone: Backbone
+    inputs: LayerInputs
+    held_out: LayerInputs | None
+    batch_size: int
+    seed: int
+    loop: LoopSettings | None
+    keep_inputs: bool
+    folder: Path | None
+    described_as: str
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+    def train_layer(self, task: LayerTask, steps: int, optimizer: OptimizerSettings) -> TrainingResult:
+        """Train one layer, with all others frozen."""
+        self.backbone.freeze(set(self.backbone.layer_names) - {task.layer})
+        position = self.backbone.position(task.layer)
+        below = prefix_digest(self.backbone, self.backbone.layer_names[position - 1]) if position else None
+        # Asked for when they are needed: a finished layer needs none.
+        inputs = functools.cache(lambda: self.inputs.of(task.layer))
+        held_out = functools.cache(lambda of: of.of(task.layer))
+        if not self._is_finished(task.layer, steps):
+            with join_processes().main_process_first():  # the first process computes, the others find the result
+                summary = summarize(self.backbone, task.layer, inputs())
+            task.prepare(summary)
+            if len(summary.constant):
+                self.notes.append(
+                    f"{task.layer}: {len(summary.constant)} of its {summary.std.numel()} inputs never change."
+                )
+        recompute = self._recomputing(position)
+
+        def read(rows: Rows) -> Tensor:
+            return recompute(rows) if recompute else read_rows(inputs(), rows)
+
+        return self._train(
+            task,
+            task.layer,
+            read,
+            steps,
+            optimizer,
+            identity={"weights below": below},
+            validate=None if self.held_out is None else lambda: task.evaluate(held_out(self.held_out)),
+        )
+
+    def train_jointly(self, stack: DeepAutoencoder, steps: int, optimizer: OptimizerSettings) -> TrainingResult:
+        """Train all layers as one autoencoder."""
+        pixels = self.inputs.of(self.backbone.layer_names[0])
+        return self._train(
+            stack,
+            UNROLLED,
+            lambda rows: read_rows(pixels, rows),
+            steps,
+            optimizer,
+            identity={"weights before": prefix_digest(self.backbone, self.backbone.layer_names[-1])},
+            validate=None,
+        )
+
+    def _train(
+        self,
+        task: BackboneTask,
+        stage: str,
+        read: Callable[[Rows], Tensor],
+        steps: int,
+        optimizer: OptimizerSettings,
+        identity: Mapping[str, Any],
+        validate: Callable[[], Mapping[str, float]] | None,
+    ) -> TrainingResult:
+        seed = torch_seed(self.seed, f"layerwise {stage}")
+        return train(
+            task,
+            RowFeed(read, EpochPlan(len(self.inputs), self.batch_size, seed)),
+            [Phase(steps, name=stage)],
+            seed=seed,
+            # A short run would otherwise end before its warm-up does.
+            optimizer=dataclasses.replace(optimizer, warmup_steps=min(optimizer.warmup_steps, steps // 10)),
+            loop=self.loop,
+            folder=self._place(stage),
+            identity={"task": type(task).__name__, **task.settings, "data": self.inputs.fingerprint, **identity},
+            provenance=self._provenance(task),
+            validate=validate,
+        )
+
+    def _recomputing(self, position: int) -> Callable[[Rows], Tensor] | None:
+        """Return what computes a layer's inputs from the data, or None where they are kept, or are the data itself."""
+        if self.keep_inputs or position == 0:
+            return None
+        names = self.backbone.layer_names
+        pixels, lower = self.inputs.of(names[0]), self.backbone.lower(names[position - 1])
+        device = next(self.backbone.parameters()).device
+
+        def compute(rows: Rows) -> Tensor:
+            with torch.no_grad():
+                output: Tensor = lower(self.backbone.input.normalize(read_rows(pixels, rows).to(device)))
+            return output
+
+        return compute
+
+    def write(self, result: LayerwiseResult) -> None:
+        """Write the backbone and what decodes it under the run's ``checkpoints/``, as other runs have theirs."""
+        if self.folder is None:
+            return
+        store = CheckpointStore(self.folder / "checkpoints")
+        state = join_processes()
+        if state.is_main_process and result.steps not in store.steps():
+            provenance = {**self._provenance(result.stack), "steps": result.steps, "seed": self.seed}
+            store.write(result.steps, lambda place: result.stack.save(place, provenance))
+        state.wait_for_everyone()
+
+    def _provenance(self, task: BackboneTask) -> dict[str, Any]:
+        return {"pretrained_on": f"{task.description} on {self.described_as}"}
+
+    def _place(self, stage: str) -> Path | None:
+        return None if self.folder is None else self.folder / "layers" / stage
+
+    def _is_finished(self, stage: str, steps: int) -> bool:
+        place = self._place(stage)
+        return place is not None and steps in CheckpointStore(place / "checkpoints").steps()
+
+
+def _lowest_layers(backbone: Backbone, layers: Sequence[str] | None) -> list[str]:
+    """Return the layers to train, which must be the lowest, in order.
+
+    Raises:
+        LayerError: shows both.
+    """
+    names = list(backbone.layer_names if layers is None else layers)
+    for name in names:
+        backbone.position(name)  # refuses a name that does not exist
+    if not names or names != list(backbone.layer_names[: len(names)]):
+        raise LayerError(
+            f"layers are trained from the lowest up, without a gap: {', '.join(backbone.layer_names)}; found "
+            f"{', '.join(names) or 'none'}."
+        )
+    return names

@@ -1,0 +1,85 @@
+"""The stack of all layers' encoders and decoders, unrolled: trained as one autoencoder, from input to input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from auxtasks.errors import LayerError
+from auxtasks.tasks.backbone_task import BackboneTask
+from auxtasks.tasks.layer_task import LayerTask, mean_square
+from auxtasks.training.objective import StepOutput
+
+__all__ = ["DeepAutoencoder"]
+
+
+class DeepAutoencoder(BackboneTask):
+    """Encodes through all layers, decodes back down, and is asked for the input.
+
+    Args:
+        tasks: one for each layer from the lowest up, on one backbone, pretrained or not.
+
+    Raises:
+        LayerError: layers that are not the lowest of one backbone, in order.
+
+    Reference:
+        Hinton and Salakhutdinov, "Reducing the dimensionality of data with neural networks", Science 2006. There the
+        decoder's weights part from the encoder's when both are fine-tuned; here they stay tied where they were.
+    """
+
+    def __init__(self, tasks: Sequence[LayerTask]) -> None:
+        if not tasks:
+            raise LayerError("a deep autoencoder is made of the tasks of at least one layer, found none.")
+        backbone = tasks[0].backbone
+        found = [task.layer for task in tasks]
+        if any(task.backbone is not backbone for task in tasks) or found != list(backbone.layer_names[: len(found)]):
+            raise LayerError(
+                f"a deep autoencoder needs the lowest layers of one backbone, from the input up and without a gap: "
+                f"{', '.join(backbone.layer_names)}; found tasks for {', '.join(found)}."
+            )
+        super().__init__(backbone)
+        self.heads = nn.ModuleList(task.head for task in tasks)
+        self._tasks = tuple(tasks)  # not registered: each holds the backbone, which is registered above
+
+    @property
+    def description(self) -> str:
+        """What a backbone from here was pretrained on, in a few words."""
+        return self._tasks[0].description
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """JSON values that make this task what it is."""
+        return {**super().settings, "tasks": [dict(task.settings) for task in self._tasks]}
+
+    def encode(self, batch: Tensor) -> Tensor:
+        """Return the highest layer's output from the lowest layer's inputs."""
+        hidden = self._tasks[0].visible(batch)
+        for task in self._tasks:
+            hidden = task.encode(hidden)
+        return hidden
+
+    def decode(self, hidden: Tensor) -> Tensor:
+        """Return the lowest layer's inputs from the highest layer's output."""
+        for task in reversed(self._tasks):
+            hidden = task.decode(hidden)
+        return hidden
+
+    def forward(self, batch: Tensor) -> StepOutput:
+        """Compute the reconstruction loss of the lowest layer, of a micro-batch (B, ...) of its inputs."""
+        clean = self._tasks[0].visible(batch)
+        losses = self._losses(clean)
+        metrics = {}
+        if self.log_metrics:
+            with torch.no_grad():
+                metrics["reconstruction_error"] = mean_square(self.decode(self.encode(batch)) - clean).mean()
+        return StepOutput(losses.sum(), losses.new_tensor(float(len(clean))), metrics)
+
+    def _losses(self, clean: Tensor) -> Tensor:
+        hidden = clean
+        for task in self._tasks:
+            hidden = task.encode(hidden)
+        for task in reversed(self._tasks[1:]):
+            hidden = task.decode(hidden)
+        return self._tasks[0].reconstruction_loss(hidden, clean)

@@ -1,0 +1,35 @@
+"""What layer-wise tasks refuse of a layer's inputs, with what to do instead."""
+
+from __future__ import annotations
+
+from auxtasks.errors import DataError
+from auxtasks.features.layer_inputs import InputSummary
+
+__all__ = ["refuse_outside_unit", "refuse_without_change"]
+
+
+def refuse_outside_unit(layer: str, summary: InputSummary, instead: str) -> None:
+    """Refuse values that are no probabilities.
+
+    Raises:
+        DataError: says which values there are, and what to use instead.
+    """
+    if summary.lowest < 0 or summary.highest > 1:
+        raise DataError(
+            f"the inputs of layer {layer} range from {summary.lowest:.4g} to {summary.highest:.4g}; probabilities are "
+            "from 0 to 1. Scale them to [0, 1] (a backbone whose input is not normalised, a layer of sigmoids below), "
+            f"or use {instead}."
+        )
+
+
+def refuse_without_change(layer: str, summary: InputSummary) -> None:
+    """Refuse inputs that are the same in all items.
+
+    Raises:
+        DataError: nothing can be learnt from them.
+    """
+    if len(summary.constant) == summary.std.numel():
+        raise DataError(
+            f"all {summary.std.numel()} inputs of layer {layer} are constant over {summary.items} items: there is "
+            "nothing to learn. Is the layer below dead, or are all items the same?"
+        )
