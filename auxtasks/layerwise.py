@@ -56,22 +56,21 @@ class LayerwiseResult:
     stack: DeepAutoencoder
     notes: tuple[str, ...]
 
-    @property
-    def steps(self) -> int:
-        """Optimizer steps of all stages."""
-        return sum(stage.steps for stage in self.stages.values())
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of all stages, of this process."""
-        return sum(stage.seconds for stage in self.stages.values())
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Metrics of all stages, each under its stage's name."""
-        return {
-            f"{stage}/{name}": value for stage, found in self.stages.items() for name, value in found.metrics.items()
-        }
+    def as_one(self) -> TrainingResult:
+        """Return all stages as one run: their steps and seconds, and their metrics under each stage's name."""
+        seconds = sum(stage.seconds for stage in self.stages.values())
+        samples = sum(stage.samples_per_second * stage.seconds for stage in self.stages.values())
+        return TrainingResult(
+            steps=sum(stage.steps for stage in self.stages.values()),
+            metrics={
+                f"{stage}/{name}": value
+                for stage, found in self.stages.items()
+                for name, value in found.metrics.items()
+                if name not in ("samples_per_second", "data_wait_share")  # of all stages together, below
+            },
+            seconds=seconds,
+            samples_per_second=samples / seconds if seconds else 0.0,
+        )
 
 
 def pretrain_layerwise(
@@ -266,10 +265,10 @@ class _Run:
         if self.folder is None:
             return
         store = CheckpointStore(self.folder / "checkpoints")
-        state = join_processes()
-        if state.is_main_process and result.steps not in store.steps():
-            provenance = {**self._provenance(result.stack), "steps": result.steps, "seed": self.seed}
-            store.write(result.steps, lambda place: result.stack.save(place, provenance))
+        state, steps = join_processes(), result.as_one().steps
+        if state.is_main_process and steps not in store.steps():
+            provenance = {**self._provenance(result.stack), "steps": steps, "seed": self.seed}
+            store.write(steps, lambda place: result.stack.save(place, provenance))
         state.wait_for_everyone()
 
     def _provenance(self, task: BackboneTask) -> dict[str, Any]:

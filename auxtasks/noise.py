@@ -45,7 +45,7 @@ class Noise:
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise TrainingError(f'noise is one of {", ".join(get_args(Kind))}, found "{self.kind}".')
-        if self.amount < 0:
+        if not self.amount >= 0:  # NaN is neither
             raise TrainingError(f"{self.kind} noise of {self.amount}: the amount is at least 0.")
         if self.kind != "gaussian" and self.amount >= 1:
             raise TrainingError(

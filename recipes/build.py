@@ -13,7 +13,8 @@ from auxtasks.backbones import Backbone, build
 from auxtasks.data.augment import Augment
 from auxtasks.data.corruptions import Mixture
 from auxtasks.data.sources import load_source
-from auxtasks.tasks import FacePairs, ShuffledSentences
+from auxtasks.noise import Noise
+from auxtasks.tasks import FacePairs, LayerAutoencoder, LayerRBM, LayerTask, ShuffledSentences
 from auxtasks.training.optim import OptimizerSettings
 from auxtasks.training.settings import LoopSettings
 from recipes import schema
@@ -29,10 +30,12 @@ __all__ = [
     "load_columns",
     "make_backbone",
     "make_few_shot",
+    "make_layer_task",
     "make_loop",
     "make_optimizer",
     "make_task",
     "part_of",
+    "part_sources",
     "present_classes",
 ]
 
@@ -64,6 +67,18 @@ def part_of(source: schema.Source, part: schema.Part) -> schema.Source:
     return source.model_copy(update=part.changes(source))
 
 
+def part_sources(target: schema.Target) -> dict[str, schema.Source]:
+    """Return the sources of a target by what a note calls them: nothing, and test and validation where there are such.
+
+    Example:
+        >>> target = schema.Target(path="digits", split="train", test=schema.Part(split="test"))
+        >>> {part: source.split for part, source in part_sources(target).items()}
+        {'': 'train', 'test': 'test'}
+    """
+    parts = {"test": target.test, "validation": target.validation}
+    return {"": target, **{name: part_of(target, part) for name, part in parts.items() if part is not None}}
+
+
 def present_classes(labels: NDArray[np.int64], names: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Number the classes anew without those that a filter left without an item."""
     present, numbers = np.unique(labels, return_inverse=True)
@@ -80,7 +95,37 @@ def make_task(recipe: schema.Recipe, backbone: Backbone) -> FacePairs | Shuffled
     """Build the auxiliary task."""
     if isinstance(recipe.task, schema.ShuffledSentences):
         return _shuffled_sentences(recipe.task, backbone, recipe.seed)
+    assert isinstance(recipe.task, schema.FacePairs)  # of layers, see `make_layer_task`
     return _face_pairs(recipe.task, recipe.data, backbone)
+
+
+def make_layer_task(recipe: schema.Recipe, backbone: Backbone, layer: str) -> LayerTask:
+    """Build what trains one layer."""
+    task = recipe.task
+    if isinstance(task, schema.LayerRBM):
+        return LayerRBM(
+            backbone,
+            layer,
+            # What a layer of sigmoids gives is between 0 and 1, whatever the data is.
+            visible=task.visible if backbone.position(layer) == 0 else "bernoulli",
+            gibbs_steps=task.gibbs_steps,
+            persistent=task.persistent,
+            chains=task.chains,
+            sample_visible=task.sample_visible,
+            sparsity_target=task.sparsity_target,
+            sparsity_cost=task.sparsity_cost,
+            seed=recipe.seed,
+        )
+    assert isinstance(task, schema.LayerAutoencoder)  # the caller has asked
+    return LayerAutoencoder(
+        backbone,
+        layer,
+        noise=Noise(task.noise.kind, task.noise.amount) if task.noise else None,
+        contraction=task.contraction,
+        tied=task.tied,
+        loss=task.loss,
+        seed=recipe.seed,
+    )
 
 
 def _face_pairs(task: schema.FacePairs, data: schema.Source, backbone: Backbone) -> FacePairs:
@@ -125,6 +170,7 @@ def make_optimizer(recipe: schema.Recipe) -> OptimizerSettings:
     return OptimizerSettings(
         name=training.optimizer,
         learning_rate=training.learning_rate,
+        momentum=training.momentum,
         weight_decay=training.weight_decay,
         warmup_steps=training.warmup_steps,
         schedule=training.schedule,
@@ -160,7 +206,7 @@ def make_few_shot(recipe: schema.Recipe, backbone: Backbone, target: schema.Targ
         ),
         arms=tuple(transfer.arms),
         claim=transfer.claim,
-        layers=transfer.layers,
+        layers=(target.layers if target else None) or transfer.layers,
         heads=[(head.name, head.options) for head in transfer.heads],
         metric=Metric(**transfer.discriminants.model_dump()) if transfer.discriminants else None,
         mirror=transfer.mirror,
@@ -168,7 +214,7 @@ def make_few_shot(recipe: schema.Recipe, backbone: Backbone, target: schema.Targ
         scratch=_tuning(transfer.scratch),
         tuning_rates=tuple(transfer.tuning.learning_rates),
         scratch_rates=tuple(transfer.scratch.learning_rates),
-        augment=_augment(transfer.augment, size) if size else None,
+        augment=_augment(transfer.augment, size) if transfer.augment and size else None,
         loop=LoopSettings(
             mixed_precision=transfer.mixed_precision, log_every=20, device=recipe.training.device, show_progress=False
         ),
@@ -182,6 +228,7 @@ def _tuning(tuning: schema.Tuning) -> Tuning:
         depth_decay=tuning.depth_decay,
         batch_size=tuning.batch_size,
         weight_decay=tuning.weight_decay,
+        most_epochs=tuning.most_epochs,
     )
 
 

@@ -167,7 +167,7 @@ def _apply_override(value: dict[str, Any], override: str) -> str | None:
     return None
 
 
-_TAGS = {("task", "face_pairs"), ("task", "shuffled_sentences")}
+_TAGS = {("task", name) for name in ("face_pairs", "shuffled_sentences", "layer_autoencoder", "layer_rbm")}
 
 # What pydantic adds to a place for each type that a value may have, and how it names that type in an error.
 _SCALARS = {"str": "string", "int": "int", "float": "float", "bool": "bool"}
@@ -200,7 +200,7 @@ def _describe(entry: Mapping[str, Any]) -> str:
         allowed = re.findall(r"'([^']*)'", entry["ctx"]["expected_tags"])
         close = difflib.get_close_matches(str(entry["ctx"]["tag"]), allowed, n=1)
         hint = f' Did you mean "{close[0]}"?' if close else ""
-        return f"{key}.name: must be {' or '.join(allowed)}, found {entry['ctx']['tag']!r}.{hint}"
+        return f"{key}.name: must be one of {', '.join(allowed)}, found {entry['ctx']['tag']!r}.{hint}"
     message, hint = entry["msg"], ""
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", message)

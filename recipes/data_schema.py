@@ -7,12 +7,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 __all__ = [
-    "Data", "MinimalPairs", "NotNegative", "Part", "Positive", "Share", "Source", "Strict", "Target", "TargetName",
+    "Data", "MinimalPairs", "NotNegative", "Part", "PoolName", "Positive", "Share", "Source", "Strict", "Target",
+    "TargetName",
 ]  # fmt: skip
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+PoolName = Literal["auto", "mean", "max", "mean_max", "grid", "flatten", "token"]
 TargetName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 
 
@@ -100,7 +102,16 @@ class Target(Source):
     """A data set with few labels."""
 
     test: Part | None = Field(default=None, description="what is tested on; null tests on what is not drawn")
+    validation: Part | None = Field(
+        default=None, description="labelled items that choices are made on; null makes them inside the few labels"
+    )
     metric: Literal["accuracy", "matthews"] = "accuracy"
     shots: Annotated[list[Positive], Field(min_length=1)] | None = Field(
         default=None, description="labels a class; null takes those of transfer"
+    )
+    room: bool = Field(
+        default=True, description="decode pictures a quarter larger than the backbone takes them, to be shifted in"
+    )
+    layers: Annotated[dict[str, PoolName], Field(min_length=1)] | None = Field(
+        default=None, description="layers to choose from; null takes those of transfer"
     )

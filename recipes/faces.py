@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +10,17 @@ from datasets import Dataset
 
 from auxtasks.backbones import Backbone
 from auxtasks.data.align import align_faces
-from auxtasks.data.augment import with_room
-from auxtasks.data.images import ImageTable, decode_images
+from auxtasks.data.images import ImageTable
 from auxtasks.data.pairs import hold_out, load_pairs, refuse_trained_people
 from auxtasks.tasks import FacePairs
 from auxtasks.tasks.verification import held_out_threshold, verify
-from recipes.build import load_columns, part_of, present_classes
+from auxtasks.training.settings import TrainingResult
+from recipes.build import load_columns
 from recipes.folder import RunFolder, cache_folder
-from recipes.schema import Recipe, Source, Target
+from recipes.pictures import picture_leaks, picture_target
+from recipes.schema import Recipe, Target
 from recipes.target_data import TargetData
-from transfer.leaks import find_leaks
+from recipes.training import train_task
 from transfer.spaces import Pretrained
 
 __all__ = ["FacePretraining"]
@@ -87,34 +87,17 @@ class FacePretraining:
         found = verify(backbone, table, pairs, threshold=threshold, mirror=wanted.mirror)
         return {f"verification/{name}": value for name, value in found.items()}
 
+    def train(self, place: Path) -> TrainingResult:
+        """Train the backbone as the recipe says."""
+        return train_task(self.recipe, self.task, self.trained, self.held_out, self.described, place)
+
     def target(self, name: str, target: Target, backbone: Backbone) -> TargetData:
         """Load a target and decode it as the backbone needs it."""
-        table = _target_table(target, backbone)
-        test = None if target.test is None else _target_table(part_of(target, target.test), backbone)
-        height, width = backbone.input.shape[1:]
-        kind = "grey" if backbone.input.channels == 1 else "colour"
-        notes = [f"{name}: pictures were resized to {height} x {width} pixels, {kind}, as the backbone takes them."]
-        if table.skipped:
-            notes.append(f"{name}: {len(table.skipped)} unreadable pictures were skipped.")
-        return TargetData(table, test, notes)
+        return picture_target(self.recipe, name, target, backbone)
 
     def leaks(self, name: str, data: TargetData) -> list[str]:
-        """Look for pictures and people that pretraining and the target share."""
-        # "0" of two data sets is not one person: numbers are no names.
-        ours, theirs = _names(_people(self.table)), _names(data.table.class_names)
-        table, test = data.table, data.test
-        assert isinstance(table, ImageTable)  # `target` made them
-        assert test is None or isinstance(test, ImageTable)
-        leaks = find_leaks(
-            self.table.pixels,
-            table.pixels if test is None else test.pixels,
-            support=None if test is None else table.pixels,
-            pretraining_names=ours or None,
-            target_names=theirs or None,
-        )
-        if self.recipe.transfer.on_leak == "raise":
-            leaks.raise_if_any()
-        return [f"{name}: {line}" for line in leaks.describe().splitlines()]
+        """Look for pictures and people that pretraining, or the labels, share with the test."""
+        return picture_leaks(self.recipe, name, data, self.table)
 
 
 def _photos(recipe: Recipe, task: FacePairs) -> tuple[Dataset, ImageTable]:
@@ -133,23 +116,5 @@ def _photos(recipe: Recipe, task: FacePairs) -> tuple[Dataset, ImageTable]:
     return source, task.prepare(source, cache=cache / "pictures")
 
 
-def _target_table(target: Source, backbone: Backbone) -> ImageTable:
-    height, width = backbone.input.shape[1:]
-    table = decode_images(
-        load_columns(target, {"image": target.image, "label": target.label}),
-        size=with_room((height, width)),
-        channels=backbone.input.shape[0],
-        fit=target.fit,
-        on_error=target.on_error,
-        cache=cache_folder() / "pictures",
-    )
-    labels, names = present_classes(table.labels, table.class_names)
-    return dataclasses.replace(table, labels=labels, class_names=names)
-
-
 def _people(table: ImageTable) -> set[str]:
     return {table.class_names[label] for label in np.unique(table.labels[table.labels >= 0])}
-
-
-def _names(labels: Iterable[str]) -> list[str]:
-    return [label for label in labels if not label.isdigit()]

@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import platform
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ _WITHOUT_EFFECT = {
     "training.workers", "training.log_every", "training.trackers", "training.keep_checkpoints", "training.device",
     "description",
 }  # fmt: skip
+
+_CAPTIONS = {
+    "filters.png": "Weights of the lowest layer's first units, each on a scale of its own; grey is zero",
+    "reconstructions.png": "Pictures, and below each what the stack of layers makes of it, up to the top and back down",
+}
 
 
 def cache_folder() -> Path:
@@ -50,6 +56,19 @@ class RunFolder:
     def pretraining(self) -> Path:
         """Metrics and cost of the finished pretraining."""
         return self.place / "pretrain.json"
+
+    @property
+    def pictures(self) -> Path:
+        """Pictures of what was learnt, such as filters."""
+        return self.place / "pictures"
+
+    def copy_pictures(self, report: Path) -> dict[str, str]:
+        """Put this run's pictures beside a report; return what each shows, with its file's name."""
+        found = {caption: name for name, caption in _CAPTIONS.items() if (self.pictures / name).is_file()}
+        report.mkdir(parents=True, exist_ok=True)
+        for name in found.values():
+            shutil.copyfile(self.pictures / name, report / name)
+        return found
 
     def model(self, target: str) -> Path:
         """Return where a target's model is kept."""

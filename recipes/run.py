@@ -5,13 +5,14 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch.distributed as dist
 from accelerate import PartialState
+from numpy.typing import NDArray
 
 from auxtasks.backbones import Backbone
 from auxtasks.checkpoint import atomic_folder
@@ -22,17 +23,18 @@ from auxtasks.errors import TrainingError, TransferError
 from auxtasks.features.batches import Table, item_noun
 from auxtasks.features.cache import FeatureCache, feature_bytes
 from auxtasks.features.extract import feature_widths
-from auxtasks.pretrain import pretrain
+from auxtasks.seeding import generator
 from auxtasks.tasks import ShuffledSentences
 from auxtasks.training.processes import join_processes
 from recipes import build
 from recipes.config import load_recipe
 from recipes.faces import FacePretraining
 from recipes.folder import RunFolder, cache_folder
-from recipes.schema import Recipe
+from recipes.layerwise import LayerwisePretraining
+from recipes.schema import Layerwise, Recipe
 from recipes.sentences import SentencePretraining, corpus_texts
 from recipes.target_data import Pretraining
-from transfer.choices import cross_validated
+from transfer.choices import Candidate, cross_validated
 from transfer.discriminants import base_layer
 from transfer.fewshot import FewShot, Outcome, evaluate_target
 from transfer.model import TargetModel
@@ -42,11 +44,17 @@ from transfer.spaces import default_pools
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Features = NDArray[np.float32]
+
+CHOOSE_ON = 5000  # items that the target model's layer and head are chosen on: more would choose no better
+
 __all__ = ["pretrain_recipe", "run_recipe", "transfer_recipe", "transfer_run"]
 
 
 def read_pretraining(recipe: Recipe, backbone: Backbone) -> Pretraining:
-    """Load the data of a run's pretraining, with the task that is trained on it."""
+    """Load the data of a run's pretraining, with what is trained on it."""
+    if isinstance(recipe.task, Layerwise):
+        return LayerwisePretraining.read(recipe, backbone)
     task = build.make_task(recipe, backbone)
     if isinstance(task, ShuffledSentences):
         return SentencePretraining.read(recipe, task)
@@ -124,23 +132,11 @@ def pretrain_recipe(recipe: Recipe, place: Path) -> None:
         return
     with state.main_process_first():  # the first process reads and decodes, the others find the result
         backbone = build.make_backbone(recipe, _tokenizer(recipe, folder))
-        if recipe.transfer.layers is not None:
-            feature_widths(backbone, recipe.transfer.layers)  # refuses a wrong name or pooling before the training
+        for layers in (recipe.transfer.layers, *(target.layers for target in recipe.targets.values())):
+            if layers is not None:
+                feature_widths(backbone, layers)  # refuses a wrong name or pooling before the training
         data = read_pretraining(recipe, backbone)
-    training = recipe.training
-    result = pretrain(
-        data.task,
-        data.trained,
-        steps=training.steps,
-        batch_size=training.batch_size,
-        validation=data.held_out if len(data.held_out) else None,
-        seed=recipe.seed,
-        optimizer=build.make_optimizer(recipe),
-        loop=build.make_loop(recipe),
-        workers=training.workers,
-        folder=place,
-        described_as=data.described,
-    )
+    result = data.train(place)
     if state.is_main_process:
         metrics = {
             name: value
@@ -242,6 +238,7 @@ def transfer_recipe(recipe: Recipe, place: Path, *, pretrained: Path | None = No
             seed=recipe.seed,
             name=name,
             test=loaded.test,
+            validation=loaded.validation,
             metric=target.metric,
             cache=cache,
             pretrained=data.reusable,
@@ -263,6 +260,7 @@ def transfer_recipe(recipe: Recipe, place: Path, *, pretrained: Path | None = No
         claim=f"{recipe.transfer.claim}, settled in the recipe",
         notes=[*finished["notes"], *notes],
         inputs={"data": recipe.data.path, **{name: target.path for name, target in recipe.targets.items()}},
+        pictures=origin.copy_pictures(folder.report.parent),
     )
     write_report(report, folder.report.parent)
     return report
@@ -288,7 +286,7 @@ def _target_model(
     rarest = int(np.bincount(table.labels).min())
     ranked = outcome.ranked[most]
     # With one item of a class nothing can be held out: then what was settled in advance stands.
-    chosen = cross_validated(features, table.labels, ranked, seed) if rarest > 1 else ranked[0]
+    chosen = _choose(features, table.labels, ranked, seed) if rarest > 1 else ranked[0]
     layer = base_layer(chosen.layer)
     head = chosen.build().fit(features[chosen.layer], table.labels, len(table.class_names))
     decoded = None if isinstance(table, TextTable) else (table.pixels.shape[1], table.pixels.shape[2])
@@ -309,6 +307,20 @@ def _target_model(
             "backbone": str(backbone.provenance.get("pretrained_on", "random weights")),
         },
     )
+
+
+def _choose(
+    features: Mapping[str, Features], labels: NDArray[np.int64], ranked: Sequence[Candidate], seed: int
+) -> Candidate:
+    """Choose layer and head by cross-validation, on some of the items where there are many."""
+    if len(ranked) == 1:
+        return ranked[0]
+    order = generator(seed, "items to choose on").permutation(len(labels))
+    # Some of each class first: cross-validation needs them.
+    few = np.concatenate([order[labels[order] == label][:2] for label in np.unique(labels)])
+    rows = np.unique(np.concatenate([few, order[: max(0, CHOOSE_ON - len(few))]]))
+    inside = {name: values[rows] for name, values in features.items()}
+    return cross_validated(inside, labels[rows], ranked, seed)
 
 
 def peak_memory() -> int:

@@ -8,24 +8,36 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal, get_args
 
-from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from recipes.data_schema import (
     Data,
     MinimalPairs,
     NotNegative,
     Part,
+    PoolName,
     Positive,
-    Share,
     Source,
     Strict,
     Target,
     TargetName,
 )
+from recipes.task_schema import (
+    Augment,
+    FacePairs,
+    LayerAutoencoder,
+    LayerRBM,
+    Layerwise,
+    ShuffledSentences,
+    Task,
+)
 
 __all__ = [
     "Augment",
     "FacePairs",
+    "LayerAutoencoder",
+    "LayerRBM",
+    "Layerwise",
     "MinimalPairs",
     "Part",
     "Recipe",
@@ -36,7 +48,6 @@ __all__ = [
     "Tuning",
 ]
 
-PoolName = Literal["auto", "mean", "max", "mean_max", "grid", "flatten", "token"]
 ArmName = Literal["scratch", "untrained", "raw", "frozen", "finetuned"]
 
 
@@ -47,86 +58,6 @@ class Backbone(Strict):
     arguments: dict[str, JsonValue] = Field(
         default_factory=dict, description="of its builder in auxtasks.backbones, such as size"
     )
-
-
-class Augment(Strict):
-    """See `auxtasks.data.augment.Augment`."""
-
-    shift: Share = 0.1
-    scale: Share = 0.18
-    stretch: Share = 0.0
-    rotate: Annotated[float, Field(ge=0, le=180)] = 11.0
-    flip: Share = 0.5
-    gamma: Share = 0.3
-    gradient: Share = 0.3
-    blur: Share = 0.3
-    erase: Share = 0.3
-
-
-class FacePairs(Strict):
-    """See `auxtasks.tasks.FacePairs`."""
-
-    name: Literal["face_pairs"] = "face_pairs"
-    loss: Literal["logistic", "contrastive", "triplet"] = "logistic"
-    photos: Annotated[int, Field(ge=2)] = 4
-    hardness: Annotated[float, Field(ge=0)] = 0.0
-    margin: Annotated[float, Field(gt=0)] | None = None
-    scale: Annotated[float, Field(gt=0)] = 10.0
-    single_share: Share = 0.0
-    favour: Share = 0.0
-    augment: Augment = Augment()
-
-
-Weights = dict[
-    Literal["shuffle", "window", "blocks", "swap", "drop", "duplicate", "replace"], Annotated[float, Field(ge=0)]
-]
-
-
-LossName = Literal["sentence", "pair", "token", "order"]
-
-
-def _default_losses() -> dict[LossName, float]:
-    return {"sentence": 0.5, "pair": 0.5, "token": 1.0}
-
-
-class ShuffledSentences(Strict):
-    """See `auxtasks.tasks.ShuffledSentences`."""
-
-    name: Literal["shuffled_sentences"]
-    losses: dict[LossName, Annotated[float, Field(gt=0)]] = Field(default_factory=_default_losses, min_length=1)
-    corruptions: Weights | None = Field(
-        default=None, description="kind to weight; null takes all, the subtle ones most"
-    )
-    easy: Weights | None = Field(default=None, description="weights at the first step of a curriculum")
-    curriculum_steps: NotNegative = 0
-    keep_initial: bool | None = Field(default=None, description="keep the first word; null where capitals would tell")
-    most_left_out: Share = 0.05
-    window: Positive = Field(default=64, description="batches that are sorted by length together")
-    batch_tokens: Positive | None = Field(default=None, description="count batches in tokens, not in sentences")
-
-    @model_validator(mode="after")
-    def _check(self) -> ShuffledSentences:
-        if set(self.losses) == {"order"}:
-            raise ValueError("losses: order cannot score a sentence; add sentence, pair or token")
-        if self.corruptions is not None and not any(self.corruptions.values()):
-            raise ValueError("corruptions: one weight at least must be above zero")
-        if (self.easy is None) != (self.curriculum_steps == 0):
-            raise ValueError(
-                "curriculum_steps: a curriculum has weights to begin with (easy) and steps to reach the others "
-                f"(curriculum_steps), found easy={self.easy} and curriculum_steps={self.curriculum_steps}"
-            )
-        return self
-
-
-def _task_name(value: object) -> object:
-    """Return which task is meant; the first there was, where nothing is said."""
-    return value.get("name", "face_pairs") if isinstance(value, dict) else getattr(value, "name", None)
-
-
-Task = Annotated[
-    Annotated[FacePairs, Tag("face_pairs")] | Annotated[ShuffledSentences, Tag("shuffled_sentences")],
-    Discriminator(_task_name),
-]
 
 
 class Tokenizer(Strict):
@@ -141,10 +72,11 @@ class Tokenizer(Strict):
 class Training(Strict):
     """How the backbone is pretrained. Steps, not minutes: minutes are reported."""
 
-    steps: Positive = 1000
+    steps: Positive = Field(default=1000, description="of each layer, where layers are trained in turn")
     batch_size: Positive = Field(default=128, description="of the global batch, over all processes")
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     warmup_steps: NotNegative = 100
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -186,6 +118,9 @@ class Tuning(Strict):
     depth_decay: Annotated[float, Field(gt=0, le=1)] = 0.7
     batch_size: Positive = 64
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    most_epochs: Positive | None = Field(
+        default=None, description="passes over the few labels that end training early; null trains all steps"
+    )
 
     @property
     def steps(self) -> int:
@@ -230,7 +165,9 @@ class Transfer(Strict):
     mirror: bool = False
     tuning: Tuning = Field(default_factory=Tuning)
     scratch: Tuning = Field(default_factory=lambda: Tuning(stages=[Stage(steps=100)], learning_rates=[2e-3]))
-    augment: Augment = Augment()
+    augment: Augment | None = Field(
+        default_factory=Augment, description="of pictures that networks are trained on; null takes them as they are"
+    )
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     on_leak: Literal["raise", "report"] = "raise"
 
@@ -247,6 +184,11 @@ class Transfer(Strict):
                 f"scratch: needs the same budget as tuning: {self.tuning.steps} steps and "
                 f"{len(self.tuning.learning_rates)} learning rates, found {self.scratch.steps} and "
                 f"{len(self.scratch.learning_rates)}"
+            )
+        if self.tuning.most_epochs != self.scratch.most_epochs:
+            raise ValueError(
+                f"scratch: needs the same most_epochs as tuning: {self.tuning.most_epochs}, found "
+                f"{self.scratch.most_epochs}"
             )
         return self
 
@@ -276,12 +218,15 @@ class Recipe(Strict):
 
     def _misplaced(self) -> Iterator[str]:
         """Say what belongs to another task than the recipe's."""
-        texts = self.task.name == "shuffled_sentences"
+        texts = isinstance(self.task, ShuffledSentences)
         only_pictures = {"data.align": self.data.align, "verification": self.verification}
         only_texts = {"tokenizer": self.tokenizer, "minimal_pairs": self.minimal_pairs or None,
                       "data.validation": self.data.validation,
                       "data.streaming": self.data.streaming or None}  # fmt: skip
-        for key, value in (only_pictures if texts else only_texts).items():
+        only_faces = {"data.align": self.data.align, "verification": self.verification,
+                      "data.allow_unlabelled": self.data.allow_unlabelled or None}  # fmt: skip
+        misplaced = only_pictures if texts else only_texts
+        for key, value in {**misplaced, **(only_faces if isinstance(self.task, Layerwise) else {})}.items():
             if value is not None:
                 yield f"{key}: not for the task {self.task.name}; leave it out"
         yield from self._unfit_for_texts() if texts else self._unfit_for_pictures()
@@ -292,9 +237,13 @@ class Recipe(Strict):
                 yield f"targets.{name}.metric: matthews needs a test set of its own (test)"
 
     def _unparted(self) -> Iterator[str]:
-        """Say where what is validated or tested on would be what is trained on."""
+        """Say where what is validated or tested on would be what is trained on, or one be the other."""
         parts: dict[str, tuple[Source, Part | None]] = {"data.validation": (self.data, self.data.validation)}
-        parts |= {f"targets.{name}.test": (target, target.test) for name, target in self.targets.items()}
+        for name, target in self.targets.items():
+            parts |= {f"targets.{name}.{key}": (target, getattr(target, key)) for key in ("test", "validation")}
+            test, validation = target.test, target.validation
+            if test and validation and test.changes(target) == validation.changes(target) != {}:
+                yield f"targets.{name}.validation: the same data as the test; say what is different of it"
         for key, (source, part) in parts.items():
             if part is not None and not part.changes(source):
                 keys = ", ".join(Part.model_fields)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
@@ -21,11 +22,13 @@ from auxtasks.data.texts import TextTable, encode_texts
 from auxtasks.seeding import generator
 from auxtasks.tasks import ShuffledSentences
 from auxtasks.tasks.grammaticality import MinimalPairs, bag_of_words_control, load_minimal_pairs
+from auxtasks.training.settings import TrainingResult
 from recipes import schema
-from recipes.build import load_columns, part_of, present_classes
+from recipes.build import load_columns, part_of, part_sources, present_classes
 from recipes.folder import RunFolder, cache_folder
 from recipes.schema import Recipe, Source, Target
 from recipes.target_data import TargetData
+from recipes.training import train_task
 from transfer.leaks import find_leaks
 from transfer.spaces import Pretrained
 
@@ -133,32 +136,31 @@ class SentencePretraining:
         texts = [row["text"] or "" for row in stream.take(CONTROL_SENTENCES)]
         return read_block(texts, tokenizer, length=length, keep_initial=self.task.keep_initial)
 
+    def train(self, place: Path) -> TrainingResult:
+        """Train the backbone as the recipe says."""
+        return train_task(self.recipe, self.task, self.trained, self.held_out, self.described, place)
+
     def target(self, name: str, target: Target, backbone: Backbone) -> TargetData:
         """Load a target and tokenise it for the backbone."""
-        table = _target_table(target, backbone)
-        test = None if target.test is None else _target_table(part_of(target, target.test), backbone)
+        found = {part: _target_table(source, backbone) for part, source in part_sources(target).items()}
         notes = []
-        for part, found in (("", table), (" test", test)):
-            if found is not None and found.truncated:
+        for part, table in found.items():
+            texts = f"{part} texts".lstrip()
+            if table.truncated:
                 notes.append(
-                    f"{name}: {found.truncated} of {len(found)}{part} texts were cut to {backbone.input.length} tokens."
+                    f"{name}: {table.truncated} of {len(table)} {texts} were cut to {backbone.input.length} tokens."
                 )
-            if found is not None and found.skipped:
-                notes.append(f"{name}: {len(found.skipped)} empty{part} texts were skipped.")
-        return TargetData(table, test, notes)
+            if table.skipped:
+                notes.append(f"{name}: {len(table.skipped)} empty {texts} were skipped.")
+        return TargetData(found[""], found.get("test"), notes, found.get("validation"))
 
     def leaks(self, name: str, data: TargetData) -> list[str]:
         """Look for texts that pretraining, or the labels, share with the test."""
-        table, test = data.table, data.test
-        assert isinstance(table, TextTable)  # `target` made them
-        assert test is None or isinstance(test, TextTable)
         if self.texts is None:
             return [f"{name}: texts in pretraining and test: not compared, since the corpus is streamed"]
-        leaks = find_leaks(
-            self.texts,
-            table.texts if test is None else test.texts,
-            support=None if test is None else table.texts,
-        )
+        texts = {part: table.texts for part, table in data.parts.items() if isinstance(table, TextTable)}
+        test = texts.pop("test" if "test" in texts else "")
+        leaks = find_leaks(self.texts, test, support=list(itertools.chain(*texts.values())) if texts else None)
         if self.recipe.transfer.on_leak == "raise":
             leaks.raise_if_any()
         return [f"{name}: {line}" for line in leaks.describe().splitlines()]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Protocol
 
-from datasets import IterableDataset
-
 from auxtasks.backbones import Backbone
-from auxtasks.data.loaders import Records
 from auxtasks.features.batches import Table
-from auxtasks.tasks.base import AuxTask
+from auxtasks.training.settings import TrainingResult
 from recipes.folder import RunFolder
 from recipes.schema import Target
 from transfer.spaces import Pretrained
@@ -20,30 +18,29 @@ __all__ = ["Pretraining", "TargetData"]
 
 @dataclasses.dataclass(frozen=True)
 class TargetData:
-    """What labels are drawn from, what is tested on (None: what is left over), and notes for the report."""
+    """A target's items.
+
+    Attributes:
+        table: what labels are drawn from.
+        test: what is tested on; None tests on what is left over.
+        notes: for the report.
+        validation: what choices are made on; None makes them inside the few labels.
+    """
 
     table: Table
     test: Table | None
     notes: list[str]
+    validation: Table | None = None
+
+    @property
+    def parts(self) -> dict[str, Table]:
+        """The tables that there are, by what a note calls them: nothing, test, validation."""
+        named = {"": self.table, "test": self.test, "validation": self.validation}
+        return {name: table for name, table in named.items() if table is not None}
 
 
 class Pretraining(Protocol):
     """The data of a run's pretraining, and what depends on its kind."""
-
-    @property
-    def task(self) -> AuxTask:
-        """What is trained, with its backbone."""
-        ...
-
-    @property
-    def trained(self) -> Records | IterableDataset:
-        """What it is trained on; a stream where it does not fit a disk."""
-        ...
-
-    @property
-    def held_out(self) -> Records:
-        """What it is validated on; it may be empty."""
-        ...
 
     @property
     def described(self) -> str:
@@ -58,6 +55,10 @@ class Pretraining(Protocol):
     @property
     def reusable(self) -> Pretrained | None:
         """Labelled items that may serve a target without costing one of its labels."""
+        ...
+
+    def train(self, place: Path) -> TrainingResult:
+        """Train the backbone in place, with checkpoints in a run's folder."""
         ...
 
     def evaluate(self, folder: RunFolder) -> dict[str, float]:

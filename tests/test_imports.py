@@ -15,9 +15,9 @@ PACKAGES = ("auxtasks", "transfer", "recipes")
 FLOORS = [
     {"errors"},
     {"seeding"},
-    {"checkpoint", "energies", "losses", "metrics"},
+    {"checkpoint", "energies", "losses", "metrics", "noise"},
     {"data", "backbones"},
-    {"features", "training"},
+    {"contraction", "features", "training"},
     {"tasks"},
     {"pretrain", "layerwise"},
 ]

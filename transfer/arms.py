@@ -1,6 +1,7 @@
 """The ways to spend the same few labels, each predicting the same test items.
 
-An arm gets a support and test rows and returns classes; it never sees a test label. What it chose is returned with it.
+An arm gets a support and test rows and returns classes; it never sees a test label. What it chose is returned with it:
+chosen inside the support or, where there is a named validation set, on that.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from auxtasks.features.batches import Table
 from auxtasks.features.extract import extract
 from auxtasks.seeding import torch_seed
 from auxtasks.training.settings import LoopSettings
-from transfer.choices import Candidate, cross_validated
+from transfer.choices import Candidate, Validation, cross_validated
 from transfer.discriminants import Discriminants
 from transfer.finetune import Tuned, Tuning, fine_tune
+from transfer.head import FittedHead
 from transfer.heads import build_head
 from transfer.linear_heads import FittedLinear
 
@@ -58,31 +60,55 @@ class Arm(Interface):
 
 @dataclasses.dataclass(frozen=True)
 class FeatureArm:
-    """A head on frozen features, with layer and head chosen by cross-validation inside the support.
+    """A head on frozen features, with layer and head chosen inside the support or on a validation set.
 
     Attributes:
         features: layer to (N, D) features of all items.
-        ranked: shots to candidates, best first, as they stood before any label was seen; with one shot the first is
-            used, with more they compete.
+        ranked: shots to candidates, best first, as they stood before any label was seen. In cross-validation the first
+            is used with one shot, and with more they compete; on a validation set they always do.
         n_classes: C.
         seed: of the folds.
+        validation: what candidates are compared on; None cross-validates inside the support.
     """
 
     features: Mapping[str, Features]
     ranked: Mapping[int, Sequence[Candidate]]
     n_classes: int
     seed: int
+    validation: Validation | None = None
 
     def predict(self, support: Rows, labels: Rows, test: Rows, *, shot: int, draw: int) -> Prediction:
         """Choose, fit and predict."""
         del draw
         candidates = self.ranked[shot]
-        chosen = candidates[0]
-        if shot > 1 and len(candidates) > 1:
-            inside = {name: values[support] for name, values in self.features.items()}
-            chosen = cross_validated(inside, labels, candidates, self.seed)
-        head = chosen.build().fit(self.features[chosen.layer][support], labels, self.n_classes)
-        return Prediction(head.predict(self.features[chosen.layer][test]), layer=chosen.layer)
+        if self.validation is None:
+            fitted = self._fit(support, labels, self._cross_validated(support, labels, candidates, shot))
+        else:
+            fitted = self.validation.best(
+                candidates, lambda candidate: self._fit(support, labels, candidate), self._classify
+            )
+        return Prediction(self._classify(fitted, test), layer=fitted.layer)
+
+    def _cross_validated(self, support: Rows, labels: Rows, candidates: Sequence[Candidate], shot: int) -> Candidate:
+        if shot == 1 or len(candidates) == 1:
+            return candidates[0]
+        inside = {name: values[support] for name, values in self.features.items()}
+        return cross_validated(inside, labels, candidates, self.seed)
+
+    def _fit(self, support: Rows, labels: Rows, candidate: Candidate) -> _OnLayer:
+        head = candidate.build().fit(self.features[candidate.layer][support], labels, self.n_classes)
+        return _OnLayer(candidate.layer, head)
+
+    def _classify(self, fitted: _OnLayer, rows: Rows) -> Rows:
+        return fitted.head.predict(self.features[fitted.layer][rows])
+
+
+@dataclasses.dataclass(frozen=True)
+class _OnLayer:
+    """A fitted head, and which layer's features it reads."""
+
+    layer: str
+    head: FittedHead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,14 +143,15 @@ class TunedArm:
         layer, pool: what the head reads.
         table: all items.
         n_classes: C.
-        rates: learning rates to choose from, by cross-validation inside the support with two or more shots; the first
-            is the default.
+        rates: learning rates to choose from; the first is the default.
         tuning: the rest of the settings.
         head: fits the head that training begins with; None begins with a random one.
         mirror: see `extract`.
-        augment: see `Augment`; for pictures.
+        augment: see `Augment`; for pictures, which None leaves as they are.
         loop: see `LoopSettings`.
         seed: of the training.
+        validation: what rates are compared on, each trained once on the whole support; None cross-validates inside the
+            support with two or more shots, and then trains on all of it.
     """
 
     backbone: Backbone
@@ -139,17 +166,29 @@ class TunedArm:
     augment: Augment | None
     loop: LoopSettings | None
     seed: int
+    validation: Validation | None = None
 
     def predict(self, support: Rows, labels: Rows, test: Rows, *, shot: int, draw: int) -> Prediction:
         """Choose a learning rate, train, and predict."""
-        rate = self.rates[0] if shot == 1 or len(self.rates) == 1 else self._choose_rate(support, labels, draw)
-        tuned = self.train(support, labels, rate=rate, draw=draw)
+        if self.validation is None:
+            rate = self.rates[0] if shot == 1 or len(self.rates) == 1 else self._choose_rate(support, labels, draw)
+            tuned = self.train(support, labels, rate=rate, draw=draw)
+        else:
+            start = self._start(support, labels)  # once: on a support of thousands it costs as much as training
+            tuned = self.validation.best(
+                self.rates, lambda rate: self._train(support, labels, start, rate, draw), self._classify
+            )
         fits = float(np.mean(self._classify(tuned, support) == labels))
         return Prediction(self._classify(tuned, test), self.layer, fits)
 
     def train(self, support: Rows, labels: Rows, *, rate: float, draw: int = 0) -> Tuned:
         """Train on labelled rows."""
-        start = self.head.fit(support, labels, self.n_classes) if self.head else None
+        return self._train(support, labels, self._start(support, labels), rate, draw)
+
+    def _start(self, support: Rows, labels: Rows) -> tuple[Tensor, Tensor] | None:
+        return self.head.fit(support, labels, self.n_classes) if self.head else None
+
+    def _train(self, support: Rows, labels: Rows, start: tuple[Tensor, Tensor] | None, rate: float, draw: int) -> Tuned:
         return fine_tune(
             self.backbone,
             self.layer,

@@ -1,13 +1,15 @@
-"""Choosing layer and head without the target's test labels: inside the support, or on people of the pretraining data.
+"""Choosing without the target's test labels: inside the support, on people of the pretraining data, or on a named set.
 
 With two or more labels a class, cross-validation inside the support counts no label twice. With one there is nothing to
 hold out, so the choice is made in advance on episodes from identities or classes that belong to the pretraining data.
+A validation set is another protocol: its labels are spent on choices alone, and a report says how many there are.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,7 @@ from transfer.head import Head, Option
 from transfer.heads import build_head
 from transfer.selection import select_by_cross_validation
 
-__all__ = ["Candidate", "Proxy", "cross_validated", "rank_on_episodes", "ranked_in_advance"]
+__all__ = ["Candidate", "Proxy", "Validation", "cross_validated", "rank_on_episodes", "ranked_in_advance"]
 
 Features = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -39,6 +41,52 @@ class Candidate:
     def build(self) -> Head:
         """Return the head, not yet fitted."""
         return build_head(self.head, **self.options)
+
+
+Setting = TypeVar("Setting")
+Fitted = TypeVar("Fitted")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Validation:
+    """A named set of labelled items that choices are made on, and nothing is fitted to.
+
+    Attributes:
+        rows: (V,) in the table of all items.
+        labels: (V,) their classes.
+
+    Example:
+        >>> named = Validation(rows=np.array([7, 8, 9]), labels=np.array([0, 1, 1]))
+        >>> named.best([0, 1, 2], fit=lambda label: label, predict=lambda label, rows: np.full(len(rows), label))
+        1
+    """
+
+    rows: Rows
+    labels: Rows
+
+    def best(
+        self,
+        settings: Sequence[Setting],
+        fit: Callable[[Setting], Fitted],
+        predict: Callable[[Fitted, Rows], Rows],
+    ) -> Fitted:
+        """Fit each setting on the whole support; return what gets most items right, among equals the first.
+
+        With a single setting nothing is scored.
+        """
+        best = fit(settings[0])
+        if len(settings) == 1:
+            return best
+        most = self._right(predict(best, self.rows))
+        for setting in settings[1:]:
+            fitted = fit(setting)
+            right = self._right(predict(fitted, self.rows))
+            if right > most:
+                best, most = fitted, right
+        return best
+
+    def _right(self, classes: Rows) -> int:
+        return int(np.sum(classes == self.labels))
 
 
 @dataclasses.dataclass(frozen=True)

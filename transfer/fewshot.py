@@ -1,15 +1,18 @@
 """The few-shot evaluation: all arms on the same labels, tested once, compared in pairs.
 
 Everything that is chosen is chosen, and everything that is trained is trained, before the first test label is read.
+There are two protocols: choices are made inside the few labels, or on a larger validation set that the report names.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import JsonValue
 
 from auxtasks.backbones.base import Backbone
 from auxtasks.backbones.pooling import Pool
@@ -20,7 +23,7 @@ from auxtasks.features.cache import FeatureCache
 from auxtasks.training.settings import LoopSettings
 from auxtasks.training.tracking import ProgressBar
 from transfer.arms import Arm, FeatureArm, Prediction, StartHead, TunedArm
-from transfer.choices import Candidate, ranked_in_advance
+from transfer.choices import Candidate, Validation, ranked_in_advance
 from transfer.discriminants import base_layer
 from transfer.finetune import Tuning
 from transfer.items import Items, gather_items
@@ -61,7 +64,7 @@ class FewShot:
         tuning: of the arm ``finetuned``.
         scratch: of the arm ``scratch``; as many steps and learning rates as `tuning`.
         tuning_rates, scratch_rates: learning rates to choose from.
-        augment: of the arms that train the network; for pictures.
+        augment: of the arms that train the network; for pictures, which None leaves as they are.
         loop: of the arms that train the network.
     """
 
@@ -91,6 +94,11 @@ class FewShot:
             raise TransferError(
                 f"finetuned trains for {self.tuning.steps} steps, scratch for {self.scratch.steps}: give both the same."
             )
+        if self.tuning.most_epochs != self.scratch.most_epochs:
+            raise TransferError(
+                f"finetuned has most_epochs={self.tuning.most_epochs}, scratch {self.scratch.most_epochs}: give both "
+                "the same."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +126,7 @@ def evaluate_target(
     seed: int,
     name: str = "target",
     test: Table | None = None,
+    validation: Table | None = None,
     metric: str = "accuracy",
     cache: FeatureCache | None = None,
     pretrained: Pretrained | None = None,
@@ -134,6 +143,9 @@ def evaluate_target(
         seed: of the untrained and scratch networks, folds and training.
         name: of the target, for the progress bar.
         test: a fixed test set with the same class names, on which every draw is tested, item by item.
+        validation: labelled items with the same class names, on which every arm's layer, head and learning rate are
+            chosen: each candidate is fitted on the whole support, and the one with the best accuracy predicts the test.
+            None chooses inside the support, which is another protocol: the report says which, and how many items.
         metric: one of `transfer.scores.METRICS`; others than accuracy need a fixed test set.
         cache: keeps frozen features.
         pretrained: items of the pretraining data, for discriminants and for the choices with one shot; None where they
@@ -142,99 +154,147 @@ def evaluate_target(
         show_progress: False never draws a bar.
 
     Raises:
-        TransferError: a class with too few items, a test set with other classes, and other settings that do not fit
-            the data.
+        TransferError: a class with too few items, a test or validation set with other classes, and other settings that
+            do not fit the data.
         InputMismatchError: items that do not fit the backbone.
     """
-    n_classes = len(table.class_names)
-    check_metric(metric, n_classes, fixed_test=test is not None)
-    items = gather_items(table, test)
+    check_metric(metric, len(table.class_names), fixed_test=test is not None)
+    items = gather_items(table, test, validation)
+    shots = settings.protocol.shots
     draws = plan_draws(items.pool_labels, settings.protocol, table.class_names, test=items.test)
-    table = items.table
-    unit = _unit(items, settings.protocol, n_classes)
-    layers = dict(settings.layers or default_pools(backbone))
-    kept = cache or FeatureCache()
-
-    def frozen_arm(of: Backbone) -> tuple[Spaces, FeatureArm, str]:
-        spaces = feature_spaces(
-            of, table, layers, kept, mirror=settings.mirror, pretrained=pretrained, metric=settings.metric
-        )
-        ranked, how = _rank(spaces, settings, n_classes, seed)
-        return spaces, FeatureArm(spaces.target, ranked, n_classes, seed), how
-
-    spaces, frozen, how = frozen_arm(backbone)
-    untrained = backbone.untrained(seed + 1)
-    # The trained networks read the layer that ranks first at the most shots: settled in advance, like the rest.
-    space = frozen.ranked[max(frozen.ranked)][0].layer
-    layer = base_layer(space)
-
-    def tuned_arm(start: Backbone, tuning: Tuning, rates: tuple[float, ...], head: StartHead | None) -> TunedArm:
-        return TunedArm(
-            start, layer, layers[layer], table, n_classes, rates, tuning, head, settings.mirror, settings.augment,
-            settings.loop, seed,
-        )  # fmt: skip
-
-    builders: dict[str, Callable[[], Arm]] = {
-        "frozen": lambda: frozen,
-        "untrained": lambda: frozen_arm(untrained)[1],
-        "raw": lambda: raw_arm(table, n_classes, seed),
-        "finetuned": lambda: tuned_arm(
-            backbone,
-            settings.tuning,
-            settings.tuning_rates,
-            StartHead(spaces.target[space], spaces.discriminants.get(layer) if space != layer else None),
-        ),
-        "scratch": lambda: tuned_arm(untrained, settings.scratch, settings.scratch_rates, None),
-    }
-    unknown = sorted(set(settings.arms) - set(builders))
-    if unknown:
-        raise TransferError(f"no such arm: {', '.join(unknown)}. There are {', '.join(builders)}.")
-    arms = {arm: builders[arm]() for arm in settings.arms}
-    depth_arms = {
-        place: FeatureArm(
-            {place: values}, {shot: [_best_of(frozen.ranked[shot], place)] for shot in frozen.ranked}, n_classes, seed
-        )
-        for place, values in spaces.target.items()
-    }
-    total = len(draws) * len(settings.protocol.shots) * len(arms)
-    with ProgressBar(f"few-shot {name}", total, shown=show_progress) as bar:
-        predictions = {
-            arm: _predict_all(built, draws, settings.protocol.shots, table.labels, bar) for arm, built in arms.items()
-        }
+    builder = _ArmBuilder(backbone, items, settings, seed, cache or FeatureCache(), pretrained)
+    frozen = builder.heads_on(backbone)
+    arms = builder.arms(frozen)
+    with ProgressBar(f"few-shot {name}", len(draws) * len(shots) * len(arms), shown=show_progress) as bar:
+        predictions = {arm: _predict_all(built, draws, shots, items, bar) for arm, built in arms.items()}
     depth = {
-        place: _predict_all(built, draws, settings.protocol.shots, table.labels, None)
-        for place, built in depth_arms.items()
+        place: _predict_all(built, draws, shots, items, None) for place, built in builder.depth_arms(frozen).items()
     }
-    chosen = {
-        shot: {"arm": settings.claim, "layer": _commonest(predictions[settings.claim][shot])}
-        for shot in settings.protocol.shots
-    }
+    chosen = {shot: {"arm": settings.claim, "layer": _commonest(predictions[settings.claim][shot])} for shot in shots}
     if open_test:
         open_test({"target": name, "claim": settings.claim, "chosen": chosen, "arms": sorted(arms)})
-
-    def scores(of: Mapping[int, Sequence[Prediction]]) -> dict[int, Matrix]:
-        return {shot: _score(found, draws, items, metric, n_classes, unit) for shot, found in of.items()}
-
+    tested = _Test(draws, items, metric, _unit(items, settings.protocol))
     results = TargetResults(
-        arms={arm: scores(predictions[arm]) for arm in settings.arms if arm in predictions},
-        protocol={
-            "shots": list(settings.protocol.shots),
-            "draws": settings.protocol.draws,
-            "classes": n_classes,
-            "train_pool": len(table) - len(draws[0].test),
-            "validation_labels": 0,
-            "test_items": len(draws[0].test),
-            "resampling": _describe_resampling(items, metric, n_classes, unit),
-            "choices": _describe_choices(settings.protocol.shots, how, metric),
-        },
+        arms={arm: tested.scores(found) for arm, found in predictions.items()},
+        protocol=_describe_protocol(settings.protocol, tested, frozen.ranked_by),
         chosen=chosen,
-        depth={shot: {place: scores(depth[place])[shot] for place in depth} for shot in settings.protocol.shots},
+        depth={shot: {place: tested.scores(found)[shot] for place, found in depth.items()} for shot in shots},
         metric=metric,
-        unit=unit,
+        unit=tested.unit,
     )
+    spaces = frozen.spaces
     pool = dataclasses.replace(spaces, target={place: of[: items.pool] for place, of in spaces.target.items()})
     notes = (*spaces.notes, *_training_notes(name, predictions, item_noun(table)))
-    return Outcome(results, pool, frozen.ranked, notes)
+    return Outcome(results, pool, frozen.arm.ranked, notes)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Heads:
+    """Heads on a frozen backbone: its features, the arm that puts heads on them, and how these were ranked."""
+
+    spaces: Spaces
+    arm: FeatureArm
+    ranked_by: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _ArmBuilder:
+    """Makes the arms of one target, all with the same items, layers and settings."""
+
+    backbone: Backbone
+    items: Items
+    settings: FewShot
+    seed: int
+    cache: FeatureCache
+    pretrained: Pretrained | None
+
+    @functools.cached_property
+    def layers(self) -> dict[str, Pool]:
+        """Layers that may be reused, with their pooling."""
+        return dict(self.settings.layers or default_pools(self.backbone))
+
+    @functools.cached_property
+    def untrained(self) -> Backbone:
+        """The same network with random weights."""
+        return self.backbone.untrained(self.seed + 1)
+
+    @property
+    def n_classes(self) -> int:
+        """C."""
+        return len(self.items.table.class_names)
+
+    @property
+    def validation(self) -> Validation | None:
+        """What choices are made on, if not inside the support."""
+        rows = self.items.validation
+        return None if rows is None else Validation(rows, self.items.table.labels[rows])
+
+    def heads_on(self, backbone: Backbone) -> _Heads:
+        """Compute a backbone's features, and rank the heads on them before any label of the target is seen."""
+        settings = self.settings
+        spaces = feature_spaces(
+            backbone,
+            self.items.table,
+            self.layers,
+            self.cache,
+            mirror=settings.mirror,
+            pretrained=self.pretrained,
+            metric=settings.metric,
+        )
+        ranked, how = _rank(spaces, settings, self.n_classes, self.seed)
+        return _Heads(spaces, FeatureArm(spaces.target, ranked, self.n_classes, self.seed, self.validation), how)
+
+    def arms(self, frozen: _Heads) -> dict[str, Arm]:
+        """Return the arms that are asked for.
+
+        Raises:
+            TransferError: there is no such arm.
+        """
+        settings = self.settings
+        builders: dict[str, Callable[[], Arm]] = {
+            "frozen": lambda: frozen.arm,
+            "untrained": lambda: self.heads_on(self.untrained).arm,
+            "raw": lambda: raw_arm(self.items.table, self.n_classes, self.seed, self.validation),
+            "finetuned": lambda: self._tuned(frozen, self.backbone, settings.tuning, settings.tuning_rates),
+            "scratch": lambda: self._tuned(frozen, self.untrained, settings.scratch, settings.scratch_rates),
+        }
+        unknown = sorted(set(settings.arms) - set(builders))
+        if unknown:
+            raise TransferError(f"no such arm: {', '.join(unknown)}. There are {', '.join(builders)}.")
+        return {arm: builders[arm]() for arm in settings.arms}
+
+    def _tuned(self, frozen: _Heads, start: Backbone, tuning: Tuning, rates: tuple[float, ...]) -> TunedArm:
+        """Return an arm that trains a network; the pretrained one begins with a head that fits its features."""
+        settings, ranked, spaces = self.settings, frozen.arm.ranked, frozen.spaces
+        # It reads the layer that ranks first at the most shots: settled in advance, like the rest.
+        space = ranked[max(ranked)][0].layer
+        layer = base_layer(space)
+        discriminants = spaces.discriminants.get(layer) if space != layer else None
+        return TunedArm(
+            backbone=start,
+            layer=layer,
+            pool=self.layers[layer],
+            table=self.items.table,
+            n_classes=self.n_classes,
+            rates=rates,
+            tuning=tuning,
+            head=StartHead(spaces.target[space], discriminants) if start is self.backbone else None,
+            mirror=settings.mirror,
+            augment=settings.augment,
+            loop=settings.loop,
+            seed=self.seed,
+            validation=self.validation,
+        )
+
+    def depth_arms(self, frozen: _Heads) -> dict[str, FeatureArm]:
+        """Return an arm for each space: the head that ranks first on it, with nothing left to choose."""
+        ranked = frozen.arm.ranked
+        return {
+            place: FeatureArm(
+                {place: values}, {shot: [_best_of(ranked[shot], place)] for shot in ranked}, self.n_classes, self.seed
+            )
+            for place, values in frozen.spaces.target.items()
+        }
 
 
 def _rank(spaces: Spaces, settings: FewShot, n_classes: int, seed: int) -> tuple[dict[int, list[Candidate]], str]:
@@ -249,8 +309,9 @@ def _rank(spaces: Spaces, settings: FewShot, n_classes: int, seed: int) -> tuple
 
 
 def _predict_all(
-    arm: Arm, draws: Sequence[Draw], shots: Sequence[int], labels: NDArray[np.int64], bar: ProgressBar | None
+    arm: Arm, draws: Sequence[Draw], shots: Sequence[int], items: Items, bar: ProgressBar | None
 ) -> dict[int, list[Prediction]]:
+    labels = items.table.labels
     found: dict[int, list[Prediction]] = {shot: [] for shot in shots}
     for draw in draws:
         for shot in shots:
@@ -261,55 +322,99 @@ def _predict_all(
     return found
 
 
-def _score(
-    predictions: Sequence[Prediction], draws: Sequence[Draw], items: Items, metric: str, n_classes: int, unit: str
-) -> Matrix:
-    """Return scores by draw and unit: (draws, C) classes, (draws, M) items of a fixed test set, or (draws, N) items.
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Test:
+    """Where test labels are read: predictions become scores.
 
-    Of the last, NaN are those that a draw does not test on: they are its labels, or not drawn at all.
+    Attributes:
+        draws: with the rows that each is tested on.
+        items: of the target.
+        metric: one of `transfer.scores.METRICS`.
+        unit: what is resampled beside the draws.
     """
-    labels = items.table.labels
-    pairs = [(found.classes, labels[draw.test]) for found, draw in zip(predictions, draws, strict=True)]
-    if unit == "class":
-        return np.stack([class_accuracies(*pair, n_classes) for pair in pairs])
-    scores = [item_scores(metric, *pair) for pair in pairs]
-    if items.test is not None:
-        return np.stack(scores)
-    table = np.full((len(draws), len(labels)), np.nan)
-    for row, draw, found in zip(table, draws, scores, strict=True):
-        row[draw.test] = found
-    return table
+
+    draws: Sequence[Draw]
+    items: Items
+    metric: str
+    unit: str
+
+    @property
+    def n_classes(self) -> int:
+        """C."""
+        return len(self.items.table.class_names)
+
+    def scores(self, predictions: Mapping[int, Sequence[Prediction]]) -> dict[int, Matrix]:
+        """Return each number of shots with its scores by draw and unit.
+
+        These are (draws, C) classes, (draws, M) items of a fixed test set, or (draws, N) items of the pool. Of the
+        last, NaN are those that a draw does not test on: they are its labels, or not drawn at all.
+        """
+        return {shot: self._table(found) for shot, found in predictions.items()}
+
+    def _table(self, predictions: Sequence[Prediction]) -> Matrix:
+        labels = self.items.table.labels
+        pairs = [(found.classes, labels[draw.test]) for found, draw in zip(predictions, self.draws, strict=True)]
+        if self.unit == "class":
+            return np.stack([class_accuracies(*pair, self.n_classes) for pair in pairs])
+        scores = [item_scores(self.metric, *pair) for pair in pairs]
+        if self.items.test is not None:
+            return np.stack(scores)
+        table = np.full((len(self.draws), self.items.pool), np.nan)
+        for row, draw, found in zip(table, self.draws, scores, strict=True):
+            row[draw.test] = found
+        return table
 
 
-def _unit(items: Items, protocol: Protocol, n_classes: int) -> str:
+def _unit(items: Items, protocol: Protocol) -> str:
     """Return what is resampled beside the draws; see `Protocol.unit`."""
     if items.test is not None:
         return "item"
     if protocol.unit == "auto":
-        return "class" if n_classes >= FEWEST_SAMPLED_CLASSES else "item"
+        return "class" if len(items.table.class_names) >= FEWEST_SAMPLED_CLASSES else "item"
     return protocol.unit
 
 
-def _describe_resampling(items: Items, metric: str, n_classes: int, unit: str) -> str:
-    if unit == "class":
+def _describe_protocol(protocol: Protocol, tested: _Test, ranked_by: str) -> dict[str, JsonValue]:
+    items, tests = tested.items, len(tested.draws[0].test)
+    labels = 0 if items.validation is None else len(items.validation)
+    return {
+        "shots": [*protocol.shots],
+        "draws": protocol.draws,
+        "classes": tested.n_classes,
+        "train_pool": items.pool - (tests if items.test is None else 0),
+        "validation_labels": labels,
+        "test_items": tests,
+        "resampling": _describe_resampling(tested),
+        "choices": _describe_choices(protocol.shots, ranked_by, tested.metric, labels),
+    }
+
+
+def _describe_resampling(tested: _Test) -> str:
+    if tested.unit == "class":
         return (
             "label draws (each with the items it leaves over as its test) and classes, both with replacement "
             "(pigeonhole bootstrap, Owen 2007)"
         )
-    if items.test is None:
+    if tested.items.test is None:
         return (
             "label draws and items (each draw tests on those that it leaves over), both with replacement (pigeonhole "
-            f"bootstrap, Owen 2007); the {n_classes} classes are taken as they are"
+            f"bootstrap, Owen 2007); the {tested.n_classes} classes are taken as they are"
         )
+    metric = tested.metric
     linear = "" if metric == "accuracy" else "; the metric linearised in the items' weights (infinitesimal jackknife)"
     return f"label draws and test items, both with replacement (pigeonhole bootstrap, Owen 2007{linear})"
 
 
-def _describe_choices(shots: Sequence[int], how: str, metric: str) -> str:
+def _describe_choices(shots: Sequence[int], ranked_by: str, metric: str, validation_labels: int) -> str:
+    if validation_labels:
+        return (
+            f"accuracy of each candidate, fitted on the whole support, on a named validation set of "
+            f"{validation_labels:,} labelled items; ties by {ranked_by}"
+        )
     # A support has the same number of each class, so its accuracy is no worse a guide than a correlation.
     by = "" if metric == "accuracy" else ", by accuracy: the support is balanced"
     inside = f"cross-validation in the support{by}"
-    return f"at 1 a class: {how}; from 2 on: {inside}" if shots[0] == 1 else f"{inside}; ties by {how}"
+    return f"at 1 a class: {ranked_by}; from 2 on: {inside}" if shots[0] == 1 else f"{inside}; ties by {ranked_by}"
 
 
 def _best_of(ranked: Sequence[Candidate], layer: str) -> Candidate:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,11 +23,12 @@ from auxtasks.backbones.base import Backbone
 from auxtasks.backbones.pooling import Pool
 from auxtasks.backbones.text import TokenBatch, pad_tokens
 from auxtasks.data.augment import Augment, stack_pictures
-from auxtasks.data.loaders import Feed
+from auxtasks.data.loaders import BatchSource, Feed
 from auxtasks.data.plan import EpochPlan
+from auxtasks.data.row_feed import RowFeed
 from auxtasks.data.texts import TextTable
 from auxtasks.errors import TransferError
-from auxtasks.features.batches import Table, check_table, item_noun, model_input
+from auxtasks.features.batches import Table, check_table, item_noun, model_input, picture_batch
 from auxtasks.features.extract import feature_widths, pooled_layers
 from auxtasks.seeding import torch_seed
 from auxtasks.training.engine import train
@@ -62,6 +64,12 @@ class Tuning:
             model fine-tuning for text classification", ACL 2018, unfreeze and scale by depth in the same way).
         batch_size: items a step; with fewer labels a step sees each several times, pictures augmented anew.
         weight_decay: see `OptimizerSettings`.
+        most_epochs: a support of few labels ends training after so many passes over it; None trains all steps.
+
+    Example:
+        >>> tuning = Tuning(stages=(Stage(100, top_layers=1), Stage(300)), batch_size=10, most_epochs=20)
+        >>> [stage.steps for stage in tuning.on(items=50).stages], [stage.steps for stage in tuning.on(500).stages]
+        ([25, 75], [100, 300])
     """
 
     stages: tuple[Stage, ...] = (Stage(60, top_layers=1), Stage(60))
@@ -69,11 +77,32 @@ class Tuning:
     depth_decay: float = 0.7
     batch_size: int = 64
     weight_decay: float = 0.05
+    most_epochs: int | None = None
 
     @property
     def steps(self) -> int:
-        """Steps of all stages."""
+        """Steps of all stages, for a support of any size."""
         return sum(stage.steps for stage in self.stages)
+
+    def on(self, items: int) -> Tuning:
+        """Return the settings for a support of so many items, with `most_epochs` counted in steps.
+
+        All stages are shortened in proportion, and each keeps a step.
+        """
+        if self.most_epochs is None:
+            return self
+        most = max(len(self.stages), math.ceil(self.most_epochs * items / self.batch_size))
+        if most >= self.steps:
+            return dataclasses.replace(self, most_epochs=None)
+        stages: list[Stage] = []
+        before, done = 0, 0  # steps up to the end of a stage, in full and as shortened
+        for place, stage in enumerate(self.stages, start=1):
+            before += stage.steps
+            kept_free = len(self.stages) - place  # one step for each later stage
+            steps = min(max(1, round(before * most / self.steps) - done), most - done - kept_free)
+            done += steps
+            stages.append(dataclasses.replace(stage, steps=steps))
+        return dataclasses.replace(self, stages=tuple(stages), most_epochs=None)
 
 
 class LabelledBatch(NamedTuple):
@@ -84,9 +113,9 @@ class LabelledBatch(NamedTuple):
 
 
 class LabelledItem(NamedTuple):
-    """One picture (H, W, C) as uint8, or one text's tokens (T,), and its class."""
+    """One picture (H, W, C) as uint8, and its class."""
 
-    input: NDArray[Any]
+    input: NDArray[np.uint8]
     label: int
 
 
@@ -167,7 +196,7 @@ class Tuned:
     Attributes:
         backbone: a tuned copy.
         head: linear, on the layer's pooled output.
-        training_accuracy: share of the last steps' (augmented) items that were classified rightly.
+        training_accuracy: share of the last steps' items, as augmented, that were classified rightly.
     """
 
     backbone: Backbone
@@ -200,7 +229,7 @@ def fine_tune(
         n_classes: C.
         tuning: see `Tuning`.
         start: where the head begins, see `Classifier`.
-        augment: see `Augment`; its defaults if None. Texts are taken as they are.
+        augment: see `Augment`; None takes pictures as they are. Texts are always taken so.
         seed: of the order, the augmentation and a random head.
         loop: see `LoopSettings`; by default it is silent.
         folder: for checkpoints; None keeps none.
@@ -209,7 +238,7 @@ def fine_tune(
         TransferError: labels that do not fit the items or the classes, or texts to augment.
         InputMismatchError: items that do not fit the backbone.
     """
-    tuning = tuning or Tuning()
+    tuning = (tuning or Tuning()).on(len(table))
     classes = np.asarray(labels, dtype=np.int64)
     if not len(classes) or len(classes) != len(table) or classes.min() < 0 or classes.max() >= n_classes:
         span = f" from {classes.min()} to {classes.max()}" if len(classes) else ""
@@ -219,14 +248,7 @@ def fine_tune(
         )
     check_table(backbone, table)
     model = Classifier(copy.deepcopy(backbone), layer, pool, n_classes, start=start, seed=seed)
-    transform, collate = _preparation(backbone, table, augment)
-    feed: Feed[LabelledItem, LabelledBatch] = Feed(
-        records=dataclasses.replace(table, labels=classes),
-        plan=EpochPlan(len(table), tuning.batch_size, seed),
-        transform=transform,
-        collate=collate,
-        seed=seed,
-    )
+    feed = _feed(backbone, dataclasses.replace(table, labels=classes), tuning.batch_size, augment, seed)
     scales = model.rate_scale(tuning.depth_decay)
     phases = [
         Phase(stage.steps, begin=_unfreezes(stage.top_layers), rate_scale=scales.__getitem__, name=f"stage {place + 1}")
@@ -253,18 +275,25 @@ def fine_tune(
     return Tuned(model.backbone, head, result.metrics["accuracy"])
 
 
-Transform = Callable[[Mapping[str, Any], np.random.Generator], LabelledItem]
-Collate = Callable[[Sequence[LabelledItem]], LabelledBatch]
-
-
-def _preparation(backbone: Backbone, table: Table, augment: Augment | None) -> tuple[Transform, Collate]:
-    """Return what turns a record into an item, and items into a batch, for what the table holds."""
+def _feed(backbone: Backbone, table: Table, batch_size: int, augment: Augment | None, seed: int) -> BatchSource:
+    """Return where batches come from: whole rows, or item by item where each picture is augmented for itself."""
+    plan = EpochPlan(len(table), batch_size, seed)
+    if augment is None:
+        return RowFeed(_reader(backbone, table), plan)
     if isinstance(table, TextTable):
-        if augment is not None:
-            raise TransferError("augment changes pictures, the table holds texts: leave it out.")
-        return _as_tokens, _Padded(table.pad_id)
+        raise TransferError("augment changes pictures, the table holds texts: leave it out.")
+    return Feed(records=table, plan=plan, transform=_Augmented(augment), collate=collate_labelled, seed=seed)
+
+
+def _reader(backbone: Backbone, table: Table) -> Callable[[NDArray[np.int64]], LabelledBatch]:
+    """Return what reads rows as they are."""
+    labels = torch.tensor(table.labels)
+    if isinstance(table, TextTable):
+        tokens, pad_id = table.tokens, table.pad_id
+        return lambda rows: LabelledBatch(pad_tokens([tokens[int(row)] for row in rows], pad_id=pad_id), labels[rows])
     height, width = backbone.input.shape[1:]
-    return _Augmented(augment or Augment(size=(height, width))), collate_labelled
+    pixels = picture_batch(table, range(len(table)), (height, width))  # resized once, not in every epoch
+    return lambda rows: LabelledBatch(pixels[rows], labels[rows])
 
 
 class _Augmented:
@@ -277,28 +306,10 @@ class _Augmented:
         return LabelledItem(self._augment(record["image"], rng), int(record["label"]))
 
 
-def _as_tokens(record: Mapping[str, Any], rng: np.random.Generator) -> LabelledItem:
-    del rng  # nothing about a text is random
-    return LabelledItem(record["tokens"], int(record["label"]))
-
-
 def collate_labelled(items: Sequence[LabelledItem]) -> LabelledBatch:
     """Stack pictures into (B, C, H, W)."""
-    return LabelledBatch(stack_pictures([item.input for item in items]), _labels(items))
-
-
-class _Padded:
-    """Collates texts into (B, T); picklable."""
-
-    def __init__(self, pad_id: int) -> None:
-        self._pad_id = pad_id
-
-    def __call__(self, items: Sequence[LabelledItem]) -> LabelledBatch:
-        return LabelledBatch(pad_tokens([item.input for item in items], pad_id=self._pad_id), _labels(items))
-
-
-def _labels(items: Sequence[LabelledItem]) -> Tensor:
-    return torch.tensor([item.label for item in items])
+    labels = torch.tensor([item.label for item in items])
+    return LabelledBatch(stack_pictures([item.input for item in items]), labels)
 
 
 def _unfreezes(top_layers: int | None) -> Any:

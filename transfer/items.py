@@ -1,4 +1,4 @@
-"""All items of a target in one table: the pool that labels are drawn from and, behind it, a fixed test set.
+"""All items of a target in one table: the pool that labels are drawn from and, behind it, what is named beside it.
 
 In one table every arm reads features, pixels or texts by row, and need not know which kind of test there is.
 """
@@ -26,14 +26,16 @@ class Items:
     """What a target is evaluated on.
 
     Attributes:
-        table: the pool and, behind it, the fixed test set if there is one.
+        table: the pool and, behind it, the fixed test set and the named validation set, where there are such.
         pool: how many items labels are drawn from: the first of the table.
         test: (M,) rows of the fixed test set, or None: then each draw is tested on what it leaves over.
+        validation: (V,) rows of the named validation set, or None: then choices are made inside the support.
     """
 
     table: Table
     pool: int
     test: NDArray[np.int64] | None
+    validation: NDArray[np.int64] | None = None
 
     @property
     def pool_labels(self) -> NDArray[np.int64]:
@@ -41,37 +43,59 @@ class Items:
         return self.table.labels[: self.pool]
 
 
-def gather_items(table: Table, test: Table | None) -> Items:
-    """Put a pool and its test set into one table, with the pool's numbering of the classes.
+def gather_items(table: Table, test: Table | None, validation: Table | None = None) -> Items:
+    """Put a pool, its test set and its validation set into one table, with the pool's numbering of the classes.
 
     Raises:
         InputMismatchError: one holds pictures and the other texts, or pictures of another shape.
-        TransferError: the test set is the pool; other class names, a test set without items, or one with unlabelled
-            ones.
+        TransferError: the test or validation set is the pool, or one is the other; other class names, a set without
+            items, or one with unlabelled ones.
     """
-    if test is None:
-        return Items(table, len(table), None)
-    if test.fingerprint == table.fingerprint:
+    _check_different(table, test, validation)
+    pool = len(table)
+    table, test_rows = _with_part(table, test, "test")
+    table, validation_rows = _with_part(table, validation, "validation")
+    return Items(table, pool, test_rows, validation_rows)
+
+
+def _check_different(table: Table, test: Table | None, validation: Table | None) -> None:
+    """Refuse a test or validation set that is the pool, or one that is the other."""
+    for part, kind, without in (
+        (test, "test", "each draw is tested on what it leaves over"),
+        (validation, "validation", "choices are made inside the support"),
+    ):
+        if part is not None and part.fingerprint == table.fingerprint:
+            raise TransferError(
+                f"the {kind} set is the pool itself, the same {len(part)} {item_noun(part)} that labels are drawn "
+                f"from: pass others, or no {kind} set; then {without}."
+            )
+    if test is not None and validation is not None and test.fingerprint == validation.fingerprint:
         raise TransferError(
-            f"the test set is the pool itself, the same {len(test)} {item_noun(test)} that labels are drawn from: pass "
-            "others, or no test set; then each draw is tested on what it leaves over."
+            f"the validation set is the test set itself, the same {len(test)} {item_noun(test)}: what is chosen on "
+            "them says nothing about others. Pass others, or no validation set."
         )
-    if set(table.class_names) != set(test.class_names):
+
+
+def _with_part(table: Table, part: Table | None, kind: str) -> tuple[Table, NDArray[np.int64] | None]:
+    """Put a part behind a table; return both as one, and the rows of the part."""
+    if part is None:
+        return table, None
+    if set(table.class_names) != set(part.class_names):
         raise TransferError(
-            f"labels are drawn from the classes {', '.join(table.class_names)}; the test set has "
-            f"{', '.join(test.class_names)}. Both need the same names."
+            f"labels are drawn from the classes {', '.join(table.class_names)}; the {kind} set has "
+            f"{', '.join(part.class_names)}. Both need the same names."
         )
-    if not len(test) or test.labels.min() < 0:
+    if not len(part) or part.labels.min() < 0:
         raise TransferError(
-            f"{np.sum(test.labels < 0)} of the {len(test)} test {item_noun(test)} have no label: a test set needs "
+            f"{np.sum(part.labels < 0)} of the {len(part)} {kind} {item_noun(part)} have no label: a {kind} set needs "
             "items, each with a label."
         )
-    places = np.array([table.class_names.index(name) for name in test.class_names], dtype=np.int64)
-    renumbered = dataclasses.replace(test, labels=places[test.labels], class_names=table.class_names)
-    return Items(_joined(table, renumbered), len(table), len(table) + np.arange(len(test)))
+    places = np.array([table.class_names.index(name) for name in part.class_names], dtype=np.int64)
+    renumbered = dataclasses.replace(part, labels=places[part.labels], class_names=table.class_names)
+    return _joined(table, renumbered, kind), len(table) + np.arange(len(part))
 
 
-def _joined(first: Table, second: Table) -> Table:
+def _joined(first: Table, second: Table, kind: str) -> Table:
     if isinstance(first, TextTable) and isinstance(second, TextTable):
         values = np.concatenate([first.tokens.values, second.tokens.values])
         offsets = np.concatenate([first.tokens.offsets, second.tokens.offsets[1:] + first.tokens.offsets[-1]])
@@ -84,14 +108,15 @@ def _joined(first: Table, second: Table) -> Table:
     if isinstance(first, ImageTable) and isinstance(second, ImageTable):
         if first.pixels.shape[1:] != second.pixels.shape[1:]:
             raise InputMismatchError(
-                f"pictures of the pool are {first.pixels.shape[1:]}, those of the test set {second.pixels.shape[1:]}: "
-                "decode both to one size."
+                f"pictures of the pool are {first.pixels.shape[1:]}, those of the {kind} set "
+                f"{second.pixels.shape[1:]}: decode both to one size."
             )
         return dataclasses.replace(
             _with_rows_of_both(first, second), pixels=np.concatenate([first.pixels, second.pixels])
         )
     raise InputMismatchError(
-        f"labels are drawn from {item_noun(first)}, and the test set holds {item_noun(second)}: both must be of a kind."
+        f"labels are drawn from {item_noun(first)}, and the {kind} set holds {item_noun(second)}: both must be of a "
+        "kind."
     )
 
 

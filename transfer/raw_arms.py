@@ -18,7 +18,7 @@ from auxtasks.data.images import ImageTable
 from auxtasks.data.texts import TextTable
 from auxtasks.features.batches import Table
 from transfer.arms import Arm, FeatureArm, Prediction
-from transfer.choices import CV_FOLDS, Candidate
+from transfer.choices import CV_FOLDS, Candidate, Validation
 from transfer.selection import stratified_folds
 
 __all__ = ["PictureRawArm", "TextRawArm", "raw_arm", "raw_features"]
@@ -38,11 +38,11 @@ RAW_HEADS = (
 TEXT_STRENGTHS = (10.0, 1.0, 100.0)
 
 
-def raw_arm(table: Table, n_classes: int, seed: int) -> Arm:
-    """Return the classical baseline for what a table holds."""
+def raw_arm(table: Table, n_classes: int, seed: int, validation: Validation | None = None) -> Arm:
+    """Return the classical baseline for what a table holds; see the two for what they choose on."""
     if isinstance(table, TextTable):
-        return TextRawArm(table.texts, n_classes, seed)
-    return PictureRawArm(raw_features(table), n_classes, seed)
+        return TextRawArm(table.texts, n_classes, seed, validation)
+    return PictureRawArm(raw_features(table), n_classes, seed, validation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,18 +53,20 @@ class PictureRawArm:
         pixels: (N, D), see `raw_features`.
         n_classes: C.
         seed: of the folds.
+        validation: see `FeatureArm`.
     """
 
     pixels: Features
     n_classes: int
     seed: int
+    validation: Validation | None = None
 
     def predict(self, support: Rows, labels: Rows, test: Rows, *, shot: int, draw: int) -> Prediction:
         """Fit the components on the support alone, then as `FeatureArm`."""
         components = min(RAW_COMPONENTS, len(support) - 1)
         pca = PCA(components, svd_solver="full").fit(self.pixels[support])
         reduced = pca.transform(self.pixels).astype(np.float32)
-        arm = FeatureArm({"pixels": reduced}, {shot: RAW_HEADS}, self.n_classes, self.seed)
+        arm = FeatureArm({"pixels": reduced}, {shot: RAW_HEADS}, self.n_classes, self.seed, self.validation)
         return arm.predict(support, labels, test, shot=shot, draw=draw)
 
 
@@ -84,13 +86,15 @@ def raw_features(table: ImageTable, side: int = RAW_SIDE) -> Features:
 class TextRawArm:
     """Words and pairs of neighbouring words, weighed by TF-IDF, and logistic regression.
 
-    Vocabulary and weights come from the support alone; with two or more shots the regression's strength is chosen by
-    cross-validation inside it, with a vocabulary of its own in each fold.
+    Vocabulary and weights come from the support alone. The regression's strength is chosen on the validation set or,
+    without one and with two or more shots, by cross-validation inside the support, with a vocabulary of its own in each
+    fold.
 
     Attributes:
         texts: the N texts as they were read.
         n_classes: C.
         seed: of the folds.
+        validation: what strengths are compared on; None cross-validates.
 
     Reference:
         Salton and Buckley, "Term-weighting approaches in automatic text retrieval", 1988; Wang and Manning, "Baselines
@@ -100,14 +104,24 @@ class TextRawArm:
     texts: Sequence[str]
     n_classes: int
     seed: int
+    validation: Validation | None = None
 
     def predict(self, support: Rows, labels: Rows, test: Rows, *, shot: int, draw: int) -> Prediction:
         """Choose a strength, fit and predict."""
         del draw
-        strength = TEXT_STRENGTHS[0] if shot == 1 else self._choose(support, labels)
+        strength = TEXT_STRENGTHS[0]
+        if self.validation is None and shot > 1:
+            strength = self._choose(support, labels)
         words, inside = self._weigh(support)
-        model = _regression(strength, inside, labels)
-        return Prediction(np.asarray(model.predict(words.transform(self._at(test))), dtype=np.int64))
+
+        def fit(strength: float) -> LogisticRegression:
+            return _regression(strength, inside, labels)
+
+        def classify(model: LogisticRegression, rows: Rows) -> Rows:
+            return np.asarray(model.predict(words.transform(self._at(rows))), dtype=np.int64)
+
+        model = fit(strength) if self.validation is None else self.validation.best(TEXT_STRENGTHS, fit, classify)
+        return Prediction(classify(model, test))
 
     def _choose(self, support: Rows, labels: Rows) -> float:
         fold_of = stratified_folds(labels, CV_FOLDS, self.seed)

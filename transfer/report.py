@@ -75,6 +75,7 @@ def build_report(
     claim: str = "",
     notes: Iterable[str] = (),
     inputs: Mapping[str, JsonValue] | None = None,
+    pictures: Mapping[str, str] | None = None,
     resamples: int = 2000,
 ) -> Report:
     """Compute means, intervals and paired differences, and check the result.
@@ -90,6 +91,7 @@ def build_report(
         claim: what was claimed before the test set was opened.
         notes: for the reader.
         inputs: where the data and the backbone came from.
+        pictures: of the pretraining: what each shows, and its file beside the report.
         resamples: of the bootstrap.
 
     Raises:
@@ -114,6 +116,7 @@ def build_report(
             claim=claim,
             notes=list(notes),
             inputs=dict(inputs or {}),
+            pictures=dict(pictures or {}),
         )
     except ValidationError as error:
         raise TransferError(f"the report does not hold together:\n{list_problems(error)}") from error

@@ -87,6 +87,7 @@ def _run_section(report: Report) -> list[str]:
     if report.pretrain:
         rows = [(metric, f"{value:.4g}") for metric, value in report.pretrain.items()]
         blocks += ["## Pretraining", _markdown_table(["metric", "value"], rows)]
+    blocks += [f"![{caption}]({file})\n\n{caption}" for caption, file in report.pictures.items()]
     costs = _cost_lines(report)
     if costs:
         blocks += ["## Cost", "\n".join(f"- {line}" for line in costs)]

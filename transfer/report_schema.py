@@ -134,6 +134,7 @@ class Report(_Open):
         claim: what was claimed before the test set was opened, in words.
         notes: what a reader should know, such as conversions of the inputs and leaks that were looked for.
         inputs: where the data and the backbone came from.
+        pictures: of the pretraining, such as filters: what each shows, and its file beside the report.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -147,6 +148,7 @@ class Report(_Open):
     claim: str = ""
     notes: list[str] = []
     inputs: dict[str, JsonValue] = {}
+    pictures: dict[str, str] = {}
 
 
 def list_problems(error: ValidationError) -> str:

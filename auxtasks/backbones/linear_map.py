@@ -95,7 +95,10 @@ def linear_map(backbone: Backbone, layer: str) -> LinearMap | None:
     if len(weighted) != 1 or len(others) > 1 or any(type(other) not in _ACTIVATIONS for other in others):
         return None
     module = weighted[0]
-    if isinstance(module, nn.Conv2d) and isinstance(module.padding, str):
+    if isinstance(module, nn.Conv2d) and (isinstance(module.padding, str) or module.padding_mode != "zeros"):
+        return None
+    # A gain that begins as 1, say, computes the same today and another thing once it has learned.
+    if {parameter for _, parameter in backbone.parameters_of(layer)} != set(module.parameters()):
         return None
     activation = _ACTIVATIONS[type(others[0])] if others else "identity"
     found = LinearMap(module, activation, shape if isinstance(module, nn.Conv2d) else (module.weight.shape[1],))
@@ -118,7 +121,7 @@ def input_shape(backbone: Backbone, layer: str) -> tuple[int, ...]:
     try:
         with torch.no_grad():
             example = backbone.input.example()
-            device = next(lower.parameters()).device
+            device = next((parameter.device for parameter in lower.parameters()), torch.device("cpu"))
             output = backbone.forward_layers(example.to(device) if isinstance(example, Tensor) else example, [below])
     finally:
         backbone.train(was_training)
@@ -135,5 +138,5 @@ def _computes(found: LinearMap, stage: Stage, module: nn.Module, shape: tuple[in
     x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(device)
     if isinstance(found.module, nn.Linear) and x.flatten(1).shape[1] != found.shape[0]:
         return False
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):  # a stage with dropout of its own draws
         return torch.equal(stage.apply(module, x), found.activate(found.up(x)))

@@ -21,17 +21,30 @@ __all__ = ["BUILTINS", "Builtin", "digits", "features", "load_builtin"]
 Option: TypeAlias = str | int | float | bool
 
 
-def digits() -> datasets.Dataset:
+_DIGITS: Final = {"all": slice(None), "train": slice(0, 1297), "test": slice(1297, None)}
+
+
+def digits(split: str = "all") -> datasets.Dataset:
     """Return scikit-learn's 1,797 handwritten digits, 8 x 8 grey: columns ``image`` and ``label``.
+
+    Args:
+        split: ``"train"``, the first 1,297, ``"test"``, the last 500, or ``"all"``.
+
+    Raises:
+        DataError: there is no such split.
 
     Reference: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998.
     """
+    if split not in _DIGITS:
+        hint = did_you_mean(split, _DIGITS)
+        raise DataError(f"digits: there is no split {split!r}; there are {', '.join(_DIGITS)}.{hint}")
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
+    rows = _DIGITS[split]
     # 17 grey levels, 0 to 16.
-    pictures = [(image * (255 / 16)).round().astype(np.uint8)[..., None] for image in bunch.images]
-    return image_dataset(pictures, bunch.target, [str(name) for name in bunch.target_names])
+    pictures = [(image * (255 / 16)).round().astype(np.uint8)[..., None] for image in bunch.images[rows]]
+    return image_dataset(pictures, bunch.target[rows], [str(name) for name in bunch.target_names])
 
 
 _TABLES: Final = ("breast_cancer", "digits", "iris", "wine")
@@ -77,7 +90,7 @@ class Builtin:
 
 BUILTINS: Final[Mapping[str, Builtin]] = MappingProxyType(
     {
-        "digits": Builtin(digits, {}),
+        "digits": Builtin(digits, {"split": str}),
         "drawn_faces": Builtin(
             drawn_faces,
             {"people": int, "photos": int, "size": int, "seed": int, "first_person": int, "channels": int},

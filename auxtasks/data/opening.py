@@ -271,8 +271,11 @@ def files_by_split(paths: Iterable[Path], place: Path) -> dict[str, list[str]]:
     return found
 
 
+_SLICE = re.compile(r"(?P<name>[^\[\]]+)\[(?P<first>-?\d*):(?P<last>-?\d*)\]")
+
+
 def _choose_split(loaded: datasets.Dataset | datasets.DatasetDict, split: str | None, place: str) -> datasets.Dataset:
-    """Return the split that was asked for, or the only one."""
+    """Return the split that was asked for, or rows of it such as ``train[:100]``, or the only split."""
     if not isinstance(loaded, datasets.DatasetDict):
         return loaded
     names = list(loaded)
@@ -280,9 +283,17 @@ def _choose_split(loaded: datasets.Dataset | datasets.DatasetDict, split: str | 
         return loaded[names[0]]
     if split is None:
         raise DataError(f"{place} has the splits {', '.join(names)}; say which one (split=...).")
-    if split not in loaded:
-        raise DataError(f"{place} has no split {split!r}; it has {', '.join(names)}.{did_you_mean(split, names)}")
-    return loaded[split]
+    sliced = _SLICE.fullmatch(split)
+    name = sliced["name"] if sliced else split
+    if name not in loaded:
+        raise DataError(f"{place} has no split {name!r}; it has {', '.join(names)}.{did_you_mean(name, names)}")
+    if sliced is None:
+        return loaded[name]
+    first, last = (int(sliced[end]) if sliced[end] else None for end in ("first", "last"))
+    rows = range(len(loaded[name]))[first:last]
+    if not rows:
+        raise DataError(f"{place}: {split!r} holds no rows; {name} has {len(loaded[name])}.")
+    return loaded[name].select(rows)
 
 
 @contextlib.contextmanager

@@ -83,6 +83,7 @@ class LayerAutoencoder(LayerTask):
         self._linear = (linear_map(backbone, layer),)  # in a tuple, since its module is the backbone's own
         self.head = self._decoder(tied, seed)
         self.tied = tied
+        self.seed = seed
 
     def _decoder(self, tied: bool, seed: int) -> Decoder:
         if not tied:
@@ -112,6 +113,7 @@ class LayerAutoencoder(LayerTask):
         noise = dataclasses.asdict(self.noise) if self.noise else None
         return {
             **super().settings, "noise": noise, "contraction": self.contraction, "tied": self.tied, "loss": self.loss,
+            "decoder seed": None if self.tied else self.seed,
         }  # fmt: skip
 
     def prepare(self, summary: InputSummary) -> None:
@@ -149,9 +151,10 @@ class LayerAutoencoder(LayerTask):
         metrics = {}
         if self.contraction:
             moves = self._jacobian_norm(corrupted, hidden)
-            metrics["jacobian"] = moves.detach().mean()
             losses = losses + self.contraction * moves
-        if self.log_metrics:
+        if self.log_metrics:  # all or none: the loop averages over the steps that have any
+            if self.contraction:
+                metrics["jacobian"] = moves.detach().mean()
             with torch.no_grad():
                 metrics["reconstruction_error"] = mean_square(self.decode(hidden) - clean).mean()
         return StepOutput(losses.sum(), losses.new_tensor(float(len(clean))), metrics)

@@ -189,7 +189,7 @@ class LayerRBM(LayerTask):
     def forward(self, batch: Tensor) -> StepOutput:
         """Compute the surrogate of a micro-batch (B, ...) of the layer's inputs."""
         visible = self._flat(self.visible(batch))
-        pre = self.linear.up(visible)
+        pre = self.linear.up(visible).float()  # bfloat16 keeps two digits of an energy, a sum of many terms
         negative = self._negative(pre.detach())
         # The chains' mean, as often as there are items: so it is the same however a batch is split.
         loss = self.head.free_energy(visible, pre).sum()
@@ -208,7 +208,7 @@ class LayerRBM(LayerTask):
 
     def free_energy(self, visible: Tensor) -> Tensor:
         """Return the free energy (B,) of visible units (B, ...), in nats."""
-        return self.head.free_energy(visible, self.linear.up(visible))
+        return self.head.free_energy(visible, self.linear.up(visible).float())
 
     def _flat(self, visible: Tensor) -> Tensor:
         return visible.flatten(1) if isinstance(self.linear.module, nn.Linear) else visible

@@ -111,6 +111,9 @@ def test_digits_are_the_bundled_ones() -> None:
     table = decode_images(digits(), size=(8, 8), channels=1, workers=1)
     np.testing.assert_array_equal(np.rint(table.pixels[..., 0] * (16 / 255)), load_digits().images)
     np.testing.assert_array_equal(table.labels, load_digits().target)
+    parts = [digits("train")["label"], digits("test")["label"]]
+    assert [len(part) for part in parts] == [1297, 500]
+    np.testing.assert_array_equal(np.concatenate(parts), load_digits().target)
     assert table.class_names == tuple("0123456789")
 
 
@@ -147,7 +150,8 @@ def test_table_of_builtins_names_every_option() -> None:
             r"no built-in data set 'drawn_fases'; there are digits, drawn_faces, features, sentence_order, "
             r"sentence_topics, sentences\. Did you mean \"drawn_faces\"\?",
         ),
-        ("digits", {"people": 3}, r"builtin:digits has no option 'people'; allowed are none"),
+        ("digits", {"people": 3}, r"builtin:digits has no option 'people'; allowed are split"),
+        ("digits", {"split": "tset"}, r"digits: there is no split 'tset'; .*Did you mean \"test\"\?"),
         ("drawn_faces", {"people": 3.0}, r"builtin:drawn_faces: people must be int, found 3.0"),
         ("drawn_faces", {"people": True}, r"people must be int, found True"),
         ("features", {"name": "irsi"}, r"no table 'irsi'; .*Did you mean \"iris\"\?"),

@@ -552,3 +552,22 @@ def test_where_lists_at_most_ten_values() -> None:
 def test_no_rows() -> None:
     with pytest.raises(DataError, match="has no rows"):
         load_source({"text": []}, columns={"text": "text"})
+
+
+def test_rows_of_a_split_are_taken_by_their_numbers(tmp_path):
+    file = tmp_path / "ten.parquet"
+    datasets.Dataset.from_dict({"text": [str(row) for row in range(10)]}).to_parquet(file)
+
+    def rows(split):
+        return [int(text) for text in load_source(file, columns={"text": "text"}, split=split)["text"]]
+
+    assert rows("train[:3]") == [0, 1, 2]
+    assert rows("train[3:5]") == [3, 4]
+    assert rows("train[-2:]") == [8, 9]
+    assert rows("train[7:99]") == [7, 8, 9]
+    with pytest.raises(DataError, match=r"'train\[10:\]' holds no rows; train has 10"):
+        rows("train[10:]")
+    with pytest.raises(DataError, match=r"no split 'tran'; it has train\. Did you mean \"train\"\?"):
+        rows("tran[:3]")
+    with pytest.raises(DataError, match=r"no split 'train\[:50%\]'"):
+        rows("train[:50%]")

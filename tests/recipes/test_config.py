@@ -143,12 +143,15 @@ def test_an_unknown_key_of_a_task_is_told_with_the_keys_of_that_task(name, overr
     assert problem.endswith(f'Did you mean "{guess}"?')
 
 
+NAMES = "task.name: must be one of face_pairs, shuffled_sentences, layer_autoencoder, layer_rbm, "
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("task.name=shuffled_sentence", "task.name: must be face_pairs or shuffled_sentences, found "
+        ("task.name=shuffled_sentence", NAMES + "found "
                                         "'shuffled_sentence'. Did you mean \"shuffled_sentences\"?"),
-        ("task.name=3", "task.name: must be face_pairs or shuffled_sentences, found '3'."),
+        ("task.name=3", NAMES + "found '3'."),
         ("task.name=null", "task.name: must be a name, found None."),
         ("task=shuffled_sentences", "task: must be a group of keys, found 'shuffled_sentences'."),
         ("task.corruptions.swp=1", "task.corruptions.swp: input should be 'shuffle', 'window', 'blocks', 'swap', "

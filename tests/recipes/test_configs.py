@@ -4,9 +4,10 @@ import pytest
 
 from auxtasks.data import train_tokenizer
 from auxtasks.errors import RecipeError
-from auxtasks.tasks import FacePairs, ShuffledSentences
+from auxtasks.tasks import FacePairs, LayerAutoencoder, LayerRBM, ShuffledSentences
 from recipes import build
 from recipes.config import load_recipe, recipe_names, recipe_summary
+from recipes.schema import Layerwise
 from transfer.spaces import default_pools
 
 TARGETS = ("bigram_shift_ewt", "cola", "trec6", "subj", "sst2")
@@ -20,6 +21,7 @@ CORPUS = [
 TOLD = {
     "faces_demo": [],
     "faces_lfw": ["data.path=lfw.parquet", "targets.att.path=att.parquet", "targets.gt.path=gt.parquet"],
+    "layerwise_demo": [],
     "sentences_corpus": CORPUS,
     "sentences_corpus_base": CORPUS,
     "sentences_demo": [],
@@ -61,9 +63,13 @@ class TestEveryRecipe:
 def test_a_recipe_builds_its_parts(name):
     recipe = load_recipe(name, TOLD[name])
     backbone = built(recipe)
-    task = build.make_task(recipe, backbone)
-    assert task.backbone is backbone
-    assert isinstance(task, ShuffledSentences if name.startswith("sentences") else FacePairs)
+    if isinstance(recipe.task, Layerwise):
+        tasks = [build.make_layer_task(recipe, backbone, layer) for layer in backbone.layer_names]
+        kind = LayerRBM if recipe.task.name == "layer_rbm" else LayerAutoencoder
+    else:
+        tasks = [build.make_task(recipe, backbone)]
+        kind = ShuffledSentences if name.startswith("sentences") else FacePairs
+    assert all(isinstance(task, kind) and task.backbone is backbone for task in tasks)
     for target in recipe.targets.values():
         settings = build.make_few_shot(recipe, backbone, target)
         assert settings.protocol.shots == tuple(target.shots or recipe.transfer.shots)

@@ -509,6 +509,39 @@ def test_texts_that_the_labels_share_with_the_test_are_refused_or_reported(targe
     assert "texts in support and test: 1 (support row 0 = test row 0)" in said
 
 
+def validated(rows):
+    """Add texts to validate on, two of each class."""
+    texts = different(4, seed=8)
+    return [*rows, *([text, "ab"[number % 2], "validate"] for number, text in enumerate(texts))]
+
+
+def test_choices_are_made_on_the_texts_that_the_recipe_names(command_line, done, tmp_path):
+    rows = validated(rows_of("ab", "ab"))
+    rows[-1][0] = LONG.format("cat")
+    rows.append(["", "a", "validate"])
+    table = write_table(tmp_path / "table.csv", rows)
+    called = command_line(
+        "transfer", done, "targets.order=null", "targets.topics=null", f"targets.mine.path={table}",
+        "targets.mine.where.part=train", "targets.mine.test.where.part=test",
+        "targets.mine.validation.where.part=validate", "targets.mine.on_error=skip", "transfer.arms=[raw, frozen]",
+        "transfer.shots=[2]", "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert called.code == 0, called.err
+    report = report_of(tmp_path / "out")
+    protocol = report["targets"]["mine"]["protocol"]
+    assert (protocol["train_pool"], protocol["validation_labels"], protocol["test_items"]) == (16, 4, 16)
+    assert "a named validation set of 4 labelled items" in protocol["choices"]
+    assert "mine: 1 empty validation texts were skipped." in report["notes"]
+    assert any(note.startswith("mine: 1 of 4 validation texts were cut to") for note in report["notes"])
+
+
+def test_texts_that_the_validation_set_shares_with_the_test_are_refused(target_refused):
+    rows = validated(rows_of("ab", "ab"))
+    rows[-1][0] = rows[16][0].upper()
+    said = target_refused(rows, "targets.mine.validation.where.part=validate")
+    assert "texts in support and test: 1 (support row 19 = test row 0)" in said  # after the 16 to draw labels from
+
+
 def test_a_corpus_in_which_nothing_can_be_shuffled_is_refused(refused, tmp_path):
     (tmp_path / "words.txt").write_text("\n".join(["Yes.", "No no no."] * 20))
     code, said = refused(f"data.path={tmp_path / 'words.txt'}", "tokenizer.size=40", command="pretrain")

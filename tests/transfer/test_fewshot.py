@@ -292,6 +292,8 @@ def test_unequal_searches_are_refused():
         settings(tuning_rates=(1e-3, 1e-4))
     with pytest.raises(TransferError, match=r"finetuned trains for 2 steps, scratch for 5"):
         settings(scratch=Tuning(stages=(Stage(5),)))
+    with pytest.raises(TransferError, match=r"finetuned has most_epochs=None, scratch 3: give both the same"):
+        settings(scratch=Tuning(stages=(Stage(2),), most_epochs=3))
 
 
 def test_arms_that_do_not_fit_are_refused(backbone, portraits):

@@ -1,5 +1,7 @@
 """Fine-tuning: what trains and what does not, at which rates, from where, and to what end."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch.nn.functional as F
 from sklearn.metrics import log_loss
 
 from auxtasks.backbones import build, pool_layer
-from auxtasks.data.augment import Augment
+from auxtasks.data.augment import Augment, center
 from auxtasks.errors import InputMismatchError, LayerError, TransferError
 from auxtasks.features.batches import picture_batch
 from auxtasks.features.extract import extract
@@ -233,10 +235,11 @@ def test_enough_steps_fit_the_labels_and_too_few_do_not(backbone, quadrants):
     assert short.training_accuracy < 0.7
 
 
-def test_the_same_seed_gives_the_same_to_the_bit_and_leaves_the_global_generators_alone(backbone, quadrants):
+@pytest.mark.parametrize("augment", [None, Augment(size=(16, 16))])
+def test_the_same_seed_gives_the_same_to_the_bit_and_leaves_the_global_generators_alone(backbone, quadrants, augment):
     def run(seed):
         return fine_tune(backbone, "stage2", "grid", quadrants, quadrants.labels, n_classes=4, seed=seed,
-                         tuning=tuning(Stage(2, 1), Stage(2)))  # fmt: skip
+                         tuning=tuning(Stage(2, 1), Stage(2)), augment=augment)  # fmt: skip
 
     first = run(0)
     torch.manual_seed(5)
@@ -250,13 +253,14 @@ def test_the_same_seed_gives_the_same_to_the_bit_and_leaves_the_global_generator
     assert not np.array_equal(run(1).head.weight, first.head.weight)
 
 
-def test_a_run_that_was_kept_goes_on_where_it_stopped(backbone, quadrants, tmp_path, monkeypatch):
+@pytest.mark.parametrize("augment", [None, Augment(size=(16, 16))])
+def test_a_run_that_was_kept_goes_on_where_it_stopped(backbone, quadrants, tmp_path, monkeypatch, augment):
     asked = tuning(Stage(2, 1), Stage(3))
     loop = LoopSettings(checkpoint_every=1, log_every=1, show_progress=False)
 
     def run(folder):
         return fine_tune(backbone, "stage2", "grid", quadrants, quadrants.labels, n_classes=4, tuning=asked, loop=loop,
-                         folder=folder)  # fmt: skip
+                         augment=augment, folder=folder)  # fmt: skip
 
     straight = run(None)
     forward, calls = Classifier.forward, []
@@ -275,6 +279,101 @@ def test_a_run_that_was_kept_goes_on_where_it_stopped(backbone, quadrants, tmp_p
     np.testing.assert_array_equal(resumed.head.weight, straight.head.weight)
     assert moved_layers(resumed.backbone, weights_of(straight.backbone)) == set()
     assert resumed.training_accuracy == straight.training_accuracy
+
+
+# --- what it reads ----------------------------------------------------------------------------------------------------
+
+
+class As:
+    """Stands for an augmentation that changes nothing: pictures go item by item, as they are evaluated."""
+
+    def __call__(self, picture, rng):
+        return center(picture, (16, 16))
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """Keep every batch that a classifier trains on."""
+    seen = []
+    forward = Classifier.forward
+
+    def keeping(self, batch):
+        seen.append((batch.inputs.clone(), batch.labels.clone()))
+        return forward(self, batch)
+
+    monkeypatch.setattr(Classifier, "forward", keeping)
+    return seen
+
+
+@pytest.mark.parametrize("side", [16, 20])  # the size of the backbone, and one that is resized
+@pytest.mark.parametrize("size", [8, 20])  # batches that run on across the end of an epoch of 12
+def test_pictures_without_augmentation_come_in_the_batches_of_a_change_of_nothing(
+    backbone, quadrants, batches, side, size
+):
+    pixels = np.ascontiguousarray(quadrants.pixels[::3][:, :side, :side])
+    pixels.flags.writeable = False  # as mapped pictures are
+    table = dataclasses.replace(quadrants.subset(np.arange(0, 32, 3)), pixels=pixels)
+    tuned = [
+        fine_tune(backbone, "stage2", "grid", table, table.labels, n_classes=4, augment=augment,
+                  tuning=tuning(Stage(2, 1), Stage(2), batch_size=size))
+        for augment in (None, As())
+    ]  # fmt: skip
+    rows, items = batches[:4], batches[4:]
+    assert len(items) == 4
+    for (inputs, labels), (expected, expected_labels) in zip(rows, items, strict=True):
+        assert (inputs.dtype, tuple(inputs.shape)) == (torch.uint8, (size, 1, 16, 16))
+        assert torch.equal(inputs, expected)
+        assert torch.equal(labels, expected_labels)
+    assert moved_layers(tuned[0].backbone, weights_of(tuned[1].backbone)) == set()
+    np.testing.assert_array_equal(tuned[0].head.weight, tuned[1].head.weight)
+
+
+def test_pictures_of_the_backbone_s_size_are_trained_on_to_the_bit(backbone, quadrants, batches):
+    table = dataclasses.replace(quadrants, pixels=quadrants.pixels[:, :16, :16])
+    fine_tune(backbone, "stage1", "mean", table, table.labels, n_classes=4, tuning=tuning(Stage(1), batch_size=32))
+    ((inputs, labels),) = batches
+    known = {picture.tobytes(): label for picture, label in zip(table.pixels, table.labels, strict=True)}
+    assert len(known) == 32
+    seen = [picture.permute(1, 2, 0).numpy().tobytes() for picture in inputs]
+    assert sorted(seen) == sorted(known)  # each once
+    assert [known[picture] for picture in seen] == labels.tolist()
+
+
+# --- how long ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("steps", "epochs", "items", "size", "expected"),
+    [
+        ((40, 60), None, 3, 8, [40, 60]),
+        ((40, 60), 10, 100, 10, [40, 60]),  # as many steps as there are
+        ((40, 60), 10, 50, 10, [20, 30]),
+        ((40, 60), 10, 51, 20, [10, 16]),  # 25.5 steps are 26
+        ((40, 60), 1, 3, 64, [1, 1]),  # a step a stage at least
+        ((100,), 1, 3, 64, [1]),
+        ((1, 98, 1), 2, 50, 20, [1, 3, 1]),
+    ],
+)
+def test_a_small_support_ends_training_after_so_many_passes(steps, epochs, items, size, expected):
+    asked = Tuning(stages=tuple(Stage(count, place) for place, count in enumerate(steps)), batch_size=size,
+                   most_epochs=epochs)  # fmt: skip
+    found = asked.on(items)
+    assert [stage.steps for stage in found.stages] == expected
+    assert [stage.top_layers for stage in found.stages] == list(range(len(steps)))
+    assert asked.steps == sum(steps)
+
+
+def test_the_passes_are_counted_on_what_is_trained_on(backbone, quadrants, batches):
+    asked = tuning(Stage(10, 1), Stage(10), batch_size=8, most_epochs=2)
+    for items, expected in ((8, 2), (32, 8)):
+        batches.clear()
+        table = quadrants.subset(np.arange(0, 32, 32 // items))
+        tuned = fine_tune(backbone, "stage1", "mean", table, table.labels, n_classes=4, tuning=asked)
+        assert len(batches) == expected
+        assert tuned.backbone is not backbone
+    exact = tuning(Stage(4, 1), Stage(4), batch_size=8)
+    same = fine_tune(backbone, "stage1", "mean", quadrants, quadrants.labels, n_classes=4, tuning=exact)
+    np.testing.assert_array_equal(same.head.weight, tuned.head.weight)  # warm-up and decay are of the steps that run
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

@@ -128,15 +128,13 @@ def test_only_unfrozen_layers_of_an_encoder_move(encoder, opinions):
 
 def test_the_loss_of_texts_by_hand(encoder, opinions):
     model = Classifier(encoder.eval(), "block1", "mean", 2, seed=3).eval()
-    _, collate = transfer.finetune._preparation(encoder, opinions, None)
-    items = [transfer.finetune.LabelledItem(opinions.tokens[row], int(opinions.labels[row])) for row in range(6)]
-    batch = collate(items)
+    batch = transfer.finetune._reader(encoder, opinions)(np.arange(6))
     assert isinstance(batch.inputs, TokenBatch)
     losses = []
-    for item in items:
-        ids = torch.from_numpy(item.input.astype(np.int64))[None]
+    for row in range(6):
+        ids = torch.from_numpy(opinions.tokens[row].astype(np.int64))[None]
         state = encoder.forward_layers(TokenBatch(ids, torch.ones_like(ids, dtype=torch.bool)), ["block1"])["block1"]
-        losses.append(F.cross_entropy(model.linear(state.hidden.mean(dim=1)), torch.tensor([item.label])))
+        losses.append(F.cross_entropy(model.linear(state.hidden.mean(dim=1)), torch.tensor([opinions.labels[row]])))
     assert model(batch).loss_sum.item() == pytest.approx(sum(losses).item(), rel=1e-5)
 
 

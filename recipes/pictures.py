@@ -1,0 +1,101 @@
+"""Targets of pictures: how they are decoded for a backbone, and what they share with its pretraining."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable
+
+import numpy as np
+
+from auxtasks.backbones import Backbone
+from auxtasks.data.augment import with_room
+from auxtasks.data.images import ImageTable, decode_images
+from recipes.build import load_columns, part_sources, present_classes
+from recipes.folder import cache_folder
+from recipes.schema import Recipe, Source, Target
+from recipes.target_data import TargetData
+from transfer.leaks import find_leaks
+
+__all__ = ["picture_leaks", "picture_target"]
+
+
+def picture_target(recipe: Recipe, name: str, target: Target, backbone: Backbone) -> TargetData:
+    """Load a target and decode it as the backbone needs it."""
+    channels, height, width = backbone.input.shape
+    # Without augmentation nothing is shifted, and pictures that have the backbone's size stay as they are.
+    shifted = recipe.transfer.augment is not None and target.room
+    found = _target_parts(target, with_room((height, width)) if shifted else (height, width), channels)
+    kind = "grey" if channels == 1 else "colour"
+    notes = [f"{name}: pictures were resized to {height} x {width} pixels, {kind}, as the backbone takes them."]
+    notes += [
+        f"{name}: {len(table.skipped)} unreadable{part and f' {part}'} pictures were skipped."
+        for part, table in found.items()
+        if table.skipped
+    ]
+    return TargetData(found[""], found.get("test"), notes, found.get("validation"))
+
+
+def picture_leaks(recipe: Recipe, name: str, data: TargetData, pretrained: ImageTable) -> list[str]:
+    """Look for pictures and people that pretraining, or the labels, share with the test.
+
+    Args:
+        recipe: of the run.
+        name: of the target.
+        data: the target as it was loaded.
+        pretrained: all pictures of the pretraining.
+
+    Returns:
+        Notes for the report.
+
+    Raises:
+        LeakError: there are some, and the recipe does not take them.
+    """
+    parts = _as_pretrained(recipe, name, data, pretrained)
+    test = parts.pop("test" if "test" in parts else "")
+    leaks = find_leaks(
+        pretrained.pixels,
+        test.pixels,
+        support=itertools.chain.from_iterable(seen.pixels for seen in parts.values()) if parts else None,
+        # "0" of two data sets is not one person: numbers are no names.
+        pretraining_names=_names(_present(pretrained)) or None,
+        target_names=_names(data.table.class_names) or None,
+    )
+    if recipe.transfer.on_leak == "raise":
+        leaks.raise_if_any()
+    return [f"{name}: {line}" for line in leaks.describe().splitlines()]
+
+
+def _as_pretrained(recipe: Recipe, name: str, data: TargetData, pretrained: ImageTable) -> dict[str, ImageTable]:
+    """Return a target's pictures at the size of pretraining's: they are compared by their pixels."""
+    height, width, channels = pretrained.pixels.shape[1:]
+    parts = {part: table for part, table in data.parts.items() if isinstance(table, ImageTable)}
+    if parts[""].pixels.shape[1:] == (height, width, channels):
+        return parts
+    return _target_parts(recipe.targets[name], (height, width), channels)
+
+
+def _target_parts(target: Target, size: tuple[int, int], channels: int) -> dict[str, ImageTable]:
+    """Decode what labels are drawn from and what is named beside it; see `part_sources`."""
+    return {part: _target_table(source, size, channels) for part, source in part_sources(target).items()}
+
+
+def _target_table(target: Source, size: tuple[int, int], channels: int) -> ImageTable:
+    table = decode_images(
+        load_columns(target, {"image": target.image, "label": target.label}),
+        size=size,
+        channels=channels,
+        fit=target.fit,
+        on_error=target.on_error,
+        cache=cache_folder() / "pictures",
+    )
+    labels, names = present_classes(table.labels, table.class_names)
+    return dataclasses.replace(table, labels=labels, class_names=names)
+
+
+def _present(table: ImageTable) -> list[str]:
+    return [table.class_names[label] for label in np.unique(table.labels[table.labels >= 0])]
+
+
+def _names(labels: Iterable[str]) -> list[str]:
+    return [label for label in labels if not label.isdigit()]

@@ -1,0 +1,141 @@
+"""What a recipe may say of its task: one class a task, told apart by its name. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from recipes.data_schema import NotNegative, Positive, Share, Strict
+
+__all__ = ["Augment", "FacePairs", "LayerAutoencoder", "LayerRBM", "Layerwise", "ShuffledSentences", "Task"]
+
+
+class Augment(Strict):
+    """See `auxtasks.data.augment.Augment`."""
+
+    shift: Share = 0.1
+    scale: Share = 0.18
+    stretch: Share = 0.0
+    rotate: Annotated[float, Field(ge=0, le=180)] = 11.0
+    flip: Share = 0.5
+    gamma: Share = 0.3
+    gradient: Share = 0.3
+    blur: Share = 0.3
+    erase: Share = 0.3
+
+
+class FacePairs(Strict):
+    """See `auxtasks.tasks.FacePairs`."""
+
+    name: Literal["face_pairs"] = "face_pairs"
+    loss: Literal["logistic", "contrastive", "triplet"] = "logistic"
+    photos: Annotated[int, Field(ge=2)] = 4
+    hardness: Annotated[float, Field(ge=0)] = 0.0
+    margin: Annotated[float, Field(gt=0)] | None = None
+    scale: Annotated[float, Field(gt=0)] = 10.0
+    single_share: Share = 0.0
+    favour: Share = 0.0
+    augment: Augment = Augment()
+
+
+Weights = dict[
+    Literal["shuffle", "window", "blocks", "swap", "drop", "duplicate", "replace"], Annotated[float, Field(ge=0)]
+]
+
+
+LossName = Literal["sentence", "pair", "token", "order"]
+
+
+def _default_losses() -> dict[LossName, float]:
+    return {"sentence": 0.5, "pair": 0.5, "token": 1.0}
+
+
+class ShuffledSentences(Strict):
+    """See `auxtasks.tasks.ShuffledSentences`."""
+
+    name: Literal["shuffled_sentences"]
+    losses: dict[LossName, Annotated[float, Field(gt=0)]] = Field(default_factory=_default_losses, min_length=1)
+    corruptions: Weights | None = Field(
+        default=None, description="kind to weight; null takes all, the subtle ones most"
+    )
+    easy: Weights | None = Field(default=None, description="weights at the first step of a curriculum")
+    curriculum_steps: NotNegative = 0
+    keep_initial: bool | None = Field(default=None, description="keep the first word; null where capitals would tell")
+    most_left_out: Share = 0.05
+    window: Positive = Field(default=64, description="batches that are sorted by length together")
+    batch_tokens: Positive | None = Field(default=None, description="count batches in tokens, not in sentences")
+
+    @model_validator(mode="after")
+    def _check(self) -> ShuffledSentences:
+        if set(self.losses) == {"order"}:
+            raise ValueError("losses: order cannot score a sentence; add sentence, pair or token")
+        if self.corruptions is not None and not any(self.corruptions.values()):
+            raise ValueError("corruptions: one weight at least must be above zero")
+        if (self.easy is None) != (self.curriculum_steps == 0):
+            raise ValueError(
+                "curriculum_steps: a curriculum has weights to begin with (easy) and steps to reach the others "
+                f"(curriculum_steps), found easy={self.easy} and curriculum_steps={self.curriculum_steps}"
+            )
+        return self
+
+
+class Noise(Strict):
+    """See `auxtasks.noise.Noise`."""
+
+    kind: Literal["masking", "salt_and_pepper", "gaussian"] = "masking"
+    amount: Annotated[float, Field(ge=0)] = 0.25
+
+    @model_validator(mode="after")
+    def _check(self) -> Noise:
+        if self.kind != "gaussian" and self.amount >= 1:
+            raise ValueError(f"amount: {self.kind} noise is a share of the input, below 1, found {self.amount}")
+        return self
+
+
+class Layerwise(Strict):
+    """What all layer-wise tasks have: see `auxtasks.layerwise.pretrain_layerwise`."""
+
+    layers: Annotated[list[str], Field(min_length=1)] | None = Field(
+        default=None, description="the lowest layers, which are trained in turn; null trains all"
+    )
+    unrolled_steps: NotNegative = Field(default=0, description="of a last stage that trains all layers together")
+
+
+class LayerAutoencoder(Layerwise):
+    """See `auxtasks.tasks.LayerAutoencoder`."""
+
+    name: Literal["layer_autoencoder"]
+    noise: Noise | None = Noise()
+    contraction: Annotated[float, Field(ge=0)] = 0.0
+    tied: bool = True
+    loss: Literal["cross_entropy", "squared_error"] = "cross_entropy"
+
+
+class LayerRBM(Layerwise):
+    """See `auxtasks.tasks.LayerRBM`."""
+
+    name: Literal["layer_rbm"]
+    visible: Literal["bernoulli", "gaussian"] = Field(
+        default="bernoulli", description="of the lowest layer; those above see sigmoids, and are binary"
+    )
+    gibbs_steps: Positive = 1
+    persistent: bool = False
+    chains: Positive = 100
+    sample_visible: bool = True
+    sparsity_target: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    sparsity_cost: Annotated[float, Field(ge=0)] = 0.0
+
+
+def _task_name(value: object) -> object:
+    """Return which task is meant; the first there was, where nothing is said."""
+    return value.get("name", "face_pairs") if isinstance(value, dict) else getattr(value, "name", None)
+
+
+Task = Annotated[
+    Annotated[FacePairs, Tag("face_pairs")]
+    | Annotated[ShuffledSentences, Tag("shuffled_sentences")]
+    | Annotated[LayerAutoencoder, Tag("layer_autoencoder")]
+    | Annotated[LayerRBM, Tag("layer_rbm")],
+    Discriminator(_task_name),
+]
