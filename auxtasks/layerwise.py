@@ -23,7 +23,7 @@ from auxtasks.data.plan import EpochPlan
 from auxtasks.data.row_feed import RowFeed
 from auxtasks.errors import LayerError
 from auxtasks.features.cache import FeatureCache, prefix_digest
-from auxtasks.features.layer_inputs import LayerInputs, read_rows, summarize
+from auxtasks.features.layer_inputs import Inputs, LayerInputs, read_rows, summarize
 from auxtasks.seeding import torch_seed
 from auxtasks.tasks.backbone_task import BackboneTask
 from auxtasks.tasks.deep_autoencoder import DeepAutoencoder
@@ -150,12 +150,14 @@ def pretrain_layerwise(
     if missing:
         raise LayerError(f"steps and optimizer by layer need an entry for each layer, found none for {missing[0]}.")
     tasks = [make_task(backbone, name) for name in names]  # all of them first: what is refused costs no training
-    stages = {task.layer: run.train_layer(task, budget[task.layer], settings[task.layer]) for task in tasks}
     stack = DeepAutoencoder(tasks)
-    if unrolled_steps:
-        backbone.freeze(set(backbone.layer_names) - set(names))
-        stages[UNROLLED] = run.train_jointly(stack, unrolled_steps, settings[names[0]])
-    backbone.freeze([])
+    try:
+        stages = {task.layer: run.train_layer(task, budget[task.layer], settings[task.layer]) for task in tasks}
+        if unrolled_steps:
+            backbone.freeze(set(backbone.layer_names) - set(names))
+            stages[UNROLLED] = run.train_jointly(stack, unrolled_steps, settings[names[0]])
+    finally:
+        backbone.freeze([])  # also after an error: who trains it next shall not train one layer
     result = LayerwiseResult(stages, stack, tuple(run.notes))
     run.write(result)
     return result
@@ -182,11 +184,10 @@ class _Run:
         position = self.backbone.position(task.layer)
         below = prefix_digest(self.backbone, self.backbone.layer_names[position - 1]) if position else None
         # Asked for when they are needed: a finished layer needs none.
-        inputs = functools.cache(lambda: self.inputs.of(task.layer))
-        held_out = functools.cache(lambda of: of.of(task.layer))
+        inputs = functools.cache(lambda: _in_turn(self.inputs, task.layer))
+        held_out = functools.cache(lambda items: _in_turn(items, task.layer))
         if not self._is_finished(task.layer, steps):
-            with join_processes().main_process_first():  # the first process computes, the others find the result
-                summary = summarize(self.backbone, task.layer, inputs())
+            summary = summarize(self.backbone, task.layer, inputs())
             task.prepare(summary)
             if len(summary.constant):
                 self.notes.append(
@@ -251,9 +252,9 @@ class _Run:
             return None
         names = self.backbone.layer_names
         pixels, lower = self.inputs.of(names[0]), self.backbone.lower(names[position - 1])
-        device = next(self.backbone.parameters()).device
 
         def compute(rows: Rows) -> Tensor:
+            device = next(self.backbone.parameters()).device  # the loop may move it when it begins
             with torch.no_grad():
                 output: Tensor = lower(self.backbone.input.normalize(read_rows(pixels, rows).to(device)))
             return output
@@ -266,7 +267,7 @@ class _Run:
             return
         store = CheckpointStore(self.folder / "checkpoints")
         state, steps = join_processes(), result.as_one().steps
-        if state.is_main_process and steps not in store.steps():
+        if state.is_main_process:  # also where one is: it may be of layers that were deleted and trained anew
             provenance = {**self._provenance(result.stack), "steps": steps, "seed": self.seed}
             store.write(steps, lambda place: result.stack.save(place, provenance))
         state.wait_for_everyone()
@@ -280,6 +281,12 @@ class _Run:
     def _is_finished(self, stage: str, steps: int) -> bool:
         place = self._place(stage)
         return place is not None and steps in CheckpointStore(place / "checkpoints").steps()
+
+
+def _in_turn(items: LayerInputs, layer: str) -> Inputs:
+    """Return a layer's inputs: the first process computes them, and the others find them where a cache keeps them."""
+    with join_processes().main_process_first():
+        return items.of(layer)
 
 
 def _lowest_layers(backbone: Backbone, layers: Sequence[str] | None) -> list[str]:

@@ -114,6 +114,7 @@ def make_layer_task(recipe: schema.Recipe, backbone: Backbone, layer: str) -> La
             sample_visible=task.sample_visible,
             sparsity_target=task.sparsity_target,
             sparsity_cost=task.sparsity_cost,
+            initial_scale=task.initial_scale,
             seed=recipe.seed,
         )
     assert isinstance(task, schema.LayerAutoencoder)  # the caller has asked

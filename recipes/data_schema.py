@@ -105,6 +105,9 @@ class Target(Source):
     validation: Part | None = Field(
         default=None, description="labelled items that choices are made on; null makes them inside the few labels"
     )
+    validation_items: Positive | None = Field(
+        default=None, description="set so many random items aside, to make choices on, instead of a validation part"
+    )
     metric: Literal["accuracy", "matthews"] = "accuracy"
     shots: Annotated[list[Positive], Field(min_length=1)] | None = Field(
         default=None, description="labels a class; null takes those of transfer"
@@ -114,4 +117,7 @@ class Target(Source):
     )
     layers: Annotated[dict[str, PoolName], Field(min_length=1)] | None = Field(
         default=None, description="layers to choose from; null takes those of transfer"
+    )
+    at_each_depth: bool = Field(
+        default=False, description="evaluate the network cut at each of these layers in turn, as targets NAME-LAYER"
     )

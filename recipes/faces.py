@@ -95,9 +95,9 @@ class FacePretraining:
         """Load a target and decode it as the backbone needs it."""
         return picture_target(self.recipe, name, target, backbone)
 
-    def leaks(self, name: str, data: TargetData) -> list[str]:
+    def leaks(self, name: str, target: Target, data: TargetData) -> list[str]:
         """Look for pictures and people that pretraining, or the labels, share with the test."""
-        return picture_leaks(self.recipe, name, data, self.table)
+        return picture_leaks(self.recipe, name, target, data, self.table)
 
 
 def _photos(recipe: Recipe, task: FacePairs) -> tuple[Dataset, ImageTable]:

@@ -125,9 +125,9 @@ class LayerwisePretraining:
         """Load a target and decode it as the backbone needs it."""
         return picture_target(self.recipe, name, target, backbone)
 
-    def leaks(self, name: str, data: TargetData) -> list[str]:
+    def leaks(self, name: str, target: Target, data: TargetData) -> list[str]:
         """Look for pictures that pretraining, or the labels, share with the test."""
-        return picture_leaks(self.recipe, name, data, self.table)
+        return picture_leaks(self.recipe, name, target, data, self.table)
 
 
 def _pictures(stack: DeepAutoencoder, table: ImageTable) -> dict[str, NDArray[np.uint8]]:

@@ -36,12 +36,13 @@ def picture_target(recipe: Recipe, name: str, target: Target, backbone: Backbone
     return TargetData(found[""], found.get("test"), notes, found.get("validation"))
 
 
-def picture_leaks(recipe: Recipe, name: str, data: TargetData, pretrained: ImageTable) -> list[str]:
+def picture_leaks(recipe: Recipe, name: str, target: Target, data: TargetData, pretrained: ImageTable) -> list[str]:
     """Look for pictures and people that pretraining, or the labels, share with the test.
 
     Args:
         recipe: of the run.
         name: of the target.
+        target: as the recipe says it.
         data: the target as it was loaded.
         pretrained: all pictures of the pretraining.
 
@@ -51,7 +52,7 @@ def picture_leaks(recipe: Recipe, name: str, data: TargetData, pretrained: Image
     Raises:
         LeakError: there are some, and the recipe does not take them.
     """
-    parts = _as_pretrained(recipe, name, data, pretrained)
+    parts = _as_pretrained(target, data, pretrained)
     test = parts.pop("test" if "test" in parts else "")
     leaks = find_leaks(
         pretrained.pixels,
@@ -66,13 +67,13 @@ def picture_leaks(recipe: Recipe, name: str, data: TargetData, pretrained: Image
     return [f"{name}: {line}" for line in leaks.describe().splitlines()]
 
 
-def _as_pretrained(recipe: Recipe, name: str, data: TargetData, pretrained: ImageTable) -> dict[str, ImageTable]:
+def _as_pretrained(target: Target, data: TargetData, pretrained: ImageTable) -> dict[str, ImageTable]:
     """Return a target's pictures at the size of pretraining's: they are compared by their pixels."""
     height, width, channels = pretrained.pixels.shape[1:]
     parts = {part: table for part, table in data.parts.items() if isinstance(table, ImageTable)}
     if parts[""].pixels.shape[1:] == (height, width, channels):
         return parts
-    return _target_parts(recipe.targets[name], (height, width), channels)
+    return _target_parts(target, (height, width), channels)
 
 
 def _target_parts(target: Target, size: tuple[int, int], channels: int) -> dict[str, ImageTable]:

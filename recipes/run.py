@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,7 @@ from recipes.config import load_recipe
 from recipes.faces import FacePretraining
 from recipes.folder import RunFolder, cache_folder
 from recipes.layerwise import LayerwisePretraining
-from recipes.schema import Layerwise, Recipe
+from recipes.schema import Layerwise, Recipe, Target
 from recipes.sentences import SentencePretraining, corpus_texts
 from recipes.target_data import Pretraining
 from transfer.choices import Candidate, cross_validated
@@ -226,11 +226,11 @@ def transfer_recipe(recipe: Recipe, place: Path, *, pretrained: Path | None = No
     cache = FeatureCache(cache_folder() / "features")
     outcomes: dict[str, Outcome] = {}
     notes: list[str] = []
-    for name, target in recipe.targets.items():
+    for name, target in _targets(recipe, backbone):
         settings = build.make_few_shot(recipe, backbone, target)
-        loaded = data.target(name, target, backbone)
+        loaded = data.target(name, target, backbone).with_set_aside(target.validation_items, recipe.seed, name)
         _announce(name, loaded.table, backbone, settings)
-        notes += [*loaded.notes, *data.leaks(name, loaded)]
+        notes += [*loaded.notes, *data.leaks(name, target, loaded)]
         outcomes[name] = evaluate_target(
             backbone,
             loaded.table,
@@ -264,6 +264,17 @@ def transfer_recipe(recipe: Recipe, place: Path, *, pretrained: Path | None = No
     )
     write_report(report, folder.report.parent)
     return report
+
+
+def _targets(recipe: Recipe, backbone: Backbone) -> Iterator[tuple[str, Target]]:
+    """Yield targets by name; one at each depth makes several."""
+    for name, target in recipe.targets.items():
+        if not target.at_each_depth:
+            yield name, target
+            continue
+        layers = target.layers or recipe.transfer.layers or default_pools(backbone)
+        for layer, pool in layers.items():
+            yield f"{name}-{layer}", target.model_copy(update={"layers": {layer: pool}})
 
 
 def _announce(name: str, table: Table, backbone: Backbone, settings: FewShot) -> None:

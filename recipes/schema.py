@@ -233,6 +233,8 @@ class Recipe(Strict):
         if texts and self.tokenizer is None and "name" not in self.backbone.arguments:
             yield "tokenizer: required for a network from a config, such as {kind: wordpiece, size: 8192}"
         for name, target in self.targets.items():
+            if target.validation_items and target.validation:
+                yield f"targets.{name}.validation_items: there is a validation part already; leave one of them out"
             if target.metric == "matthews" and target.test is None:
                 yield f"targets.{name}.metric: matthews needs a test set of its own (test)"
 

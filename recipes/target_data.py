@@ -6,8 +6,12 @@ import dataclasses
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from auxtasks.backbones import Backbone
+from auxtasks.errors import TransferError
 from auxtasks.features.batches import Table
+from auxtasks.seeding import generator
 from auxtasks.training.settings import TrainingResult
 from recipes.folder import RunFolder
 from recipes.schema import Target
@@ -37,6 +41,23 @@ class TargetData:
         """The tables that there are, by what a note calls them: nothing, test, validation."""
         named = {"": self.table, "test": self.test, "validation": self.validation}
         return {name: table for name, table in named.items() if table is not None}
+
+    def with_set_aside(self, items: int | None, seed: int, name: str) -> TargetData:
+        """Return the target with so many random items of its own as validation set; None changes nothing.
+
+        Raises:
+            TransferError: it has no more items than that.
+        """
+        if items is None:
+            return self
+        if items >= len(self.table):
+            raise TransferError(
+                f"{name}: validation_items is {items}, but there are {len(self.table)} items: labels are drawn from "
+                "what is left of them."
+            )
+        order = generator(seed, "validation items").permutation(len(self.table))
+        aside, left = np.sort(order[:items]), np.sort(order[items:])
+        return dataclasses.replace(self, table=self.table.subset(left), validation=self.table.subset(aside))
 
 
 class Pretraining(Protocol):
@@ -69,6 +90,6 @@ class Pretraining(Protocol):
         """Load a target."""
         ...
 
-    def leaks(self, name: str, data: TargetData) -> list[str]:
+    def leaks(self, name: str, target: Target, data: TargetData) -> list[str]:
         """Look for what pretraining and the target share; return notes."""
         ...

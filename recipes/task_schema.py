@@ -125,6 +125,9 @@ class LayerRBM(Layerwise):
     sample_visible: bool = True
     sparsity_target: Annotated[float, Field(gt=0, lt=1)] = 0.1
     sparsity_cost: Annotated[float, Field(ge=0)] = 0.0
+    initial_scale: Annotated[float, Field(gt=0)] | None = Field(
+        default=0.01, description="standard deviation of the first weights; null keeps those of the backbone"
+    )
 
 
 def _task_name(value: object) -> object:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Literal, get_args
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from auxtasks.backbones.base import Backbone
@@ -43,7 +44,9 @@ class LayerRBM(LayerTask):
             proper chain.
         sparsity_target, sparsity_cost: mean activity that hidden units are drawn to, and how hard (Hinton 2010, section
             11); the mean is a running one. A cost of 0 leaves it out.
-        seed: of the persistent chains.
+        initial_scale: standard deviation of the weights that training begins with (Hinton 2010, section 8); None begins
+            with those that the layer has.
+        seed: of those weights, and of the persistent chains.
 
     Raises:
         LayerError: see `LayerTask`; a layer that is no linear map with a sigmoid.
@@ -73,6 +76,7 @@ class LayerRBM(LayerTask):
         sample_visible: bool = True,
         sparsity_target: float = 0.1,
         sparsity_cost: float = 0.0,
+        initial_scale: float | None = 0.01,
         seed: int = 0,
     ) -> None:
         super().__init__(backbone, layer)
@@ -103,6 +107,7 @@ class LayerRBM(LayerTask):
         self.sample_visible = sample_visible
         self.sparsity_target = sparsity_target
         self.sparsity_cost = sparsity_cost
+        self.initial_scale = initial_scale
         self.seed = seed
         self.register_buffer("activity", torch.full((found.module.weight.shape[0],), sparsity_target))
         self.register_buffer("fantasies", torch.zeros(chains if persistent else 0, *found.shape))
@@ -128,7 +133,8 @@ class LayerRBM(LayerTask):
         return {
             **super().settings, "visible": self.kind, "gibbs steps": self.gibbs_steps, "persistent": self.persistent,
             "chains": len(self.fantasies), "sample visible": self.sample_visible,
-            "sparsity": [self.sparsity_target, self.sparsity_cost], "chain seed": self.seed,
+            "sparsity": [self.sparsity_target, self.sparsity_cost], "initial scale": self.initial_scale,
+            "chain seed": self.seed,
         }  # fmt: skip
 
     @torch.no_grad()
@@ -140,8 +146,17 @@ class LayerRBM(LayerTask):
         """
         refuse_without_change(self.layer, summary)
         self.head.begin_with(self.layer, summary)
+        if self.initial_scale is not None:
+            self._begin_small(self.initial_scale)
         if self.persistent:
             self._start_chains()
+
+    def _begin_small(self, scale: float) -> None:
+        weight, bias = self.linear.module.weight, self.linear.module.bias
+        generator = torch.Generator().manual_seed(torch_seed(self.seed, f"initial weights of {self.layer}"))
+        weight.copy_(torch.empty(weight.shape).normal_(0, scale, generator=generator))
+        if bias is not None:
+            bias.zero_()
 
     def _start_chains(self) -> None:
         start = torch.zeros(len(self.fantasies), *self.linear.activate(self.linear.up(self.fantasies)).shape[1:])
@@ -222,7 +237,11 @@ class LayerRBM(LayerTask):
         axes = [axis for axis in range(pre.ndim) if axis != 1]
         with torch.no_grad():
             if self.training:
-                self.activity.lerp_(torch.sigmoid(pre).mean(dim=axes), 0.1)
+                mean = torch.sigmoid(pre).mean(dim=axes)
+                if dist.is_initialized():  # of the global batch, of which each process has an equal share
+                    dist.all_reduce(mean)
+                    mean /= dist.get_world_size()
+                self.activity.lerp_(mean, 0.1)
             off = (self.activity - self.sparsity_target).view(1, -1, *[1] * (pre.ndim - 2))
         return (off * pre).sum()
 

@@ -154,11 +154,9 @@ class _Loop:
         # Not `end_training`: it also destroys the process group, which the caller's next evaluation or run needs.
         for tracker in self.accelerator.trackers:
             tracker.finish()
+        speed = meter.read()["samples_per_second"]
         return TrainingResult(
-            steps=self.total,
-            metrics=self.metrics,
-            seconds=time.perf_counter() - began,
-            samples_per_second=meter.read()["samples_per_second"],
+            steps=self.total, metrics=self.metrics, seconds=time.perf_counter() - began, samples_per_second=speed
         )
 
     def _run_phase(

@@ -88,11 +88,11 @@ def build_optimizer(
         {"params": members, "weight_decay": decay, "rate_scale": scale, "lr": settings.learning_rate * scale}
         for (decay, scale), members in groups.items()
     ]
+    # Fused: one kernel over all parameters, a tenth of the time of the plain loop on CPU.
     if settings.name == "sgd":
         momentum = settings.momentum
-        return torch.optim.SGD(options, lr=settings.learning_rate, momentum=momentum, nesterov=momentum > 0)
+        return torch.optim.SGD(options, lr=settings.learning_rate, momentum=momentum, nesterov=momentum > 0, fused=True)
     betas = (settings.momentum, settings.second_momentum)
-    # Fused: one kernel over all parameters, a tenth of the time of the plain loop on CPU.
     return torch.optim.AdamW(options, lr=settings.learning_rate, betas=betas, fused=True)
 
 

@@ -464,6 +464,44 @@ def test_sizes_that_make_no_mlp_are_refused():
         mlp(width=3, hidden=[])
     with pytest.raises(BackboneError, match=r"hidden\[1\] must be at least 1, found 0"):
         mlp(width=3, hidden=[4, 0])
+    for sizes, found in (({}, "width=None, size=None"), ({"width": 3, "size": 2}, "width=3, size=2")):
+        with pytest.raises(BackboneError, match=f"vectors of a width or pictures of a size: give one, found {found}"):
+            mlp(**sizes)
+    with pytest.raises(BackboneError, match='activation is one of relu, sigmoid, tanh, found "gelu"'):
+        mlp(width=3, activation="gelu")
+    for sizes, name in (({"size": 0}, "size"), ({"size": 2, "channels": 0}, "channels"), ({"width": 0}, "width")):
+        with pytest.raises(BackboneError, match=f"{name} must be at least 1, found 0"):
+            mlp(**sizes)
+
+
+ACTIVATIONS = {"relu": lambda x: x.clamp(min=0), "sigmoid": lambda x: 1 / (1 + (-x).exp()), "tanh": torch.tanh}
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("sizes", [{"width": 12}, {"size": 2, "channels": 3}])
+def test_an_mlp_of_vectors_or_of_pictures_is_matrices_and_activations(sizes, activation, tmp_path):
+    backbone = stir(mlp(**sizes, hidden=[5, 4], activation=activation, seed=3))
+    assert backbone.input.kind == ("features" if "width" in sizes else "image")
+    x = batch(backbone, items=6)
+    expected = x.reshape(6, 12)
+    for dense in backbone.module:
+        expected = ACTIVATIONS[activation](expected @ dense[0].weight.T + dense[0].bias)
+    torch.testing.assert_close(backbone(x), expected)
+    assert expected.shape == (6, 4)
+    assert expected.std() > 1e-3
+    assert torch.equal(backbone.upper("hidden1")(backbone.lower("hidden1")(x)), backbone(x))
+    loaded = Backbone.from_pretrained(backbone.save_pretrained(tmp_path / "backbone"))
+    assert loaded.family == backbone.family
+    assert loaded.input == backbone.input
+    assert torch.equal(loaded(x), backbone(x))
+
+
+def test_an_mlp_takes_pictures_as_bytes_from_0_to_1():
+    backbone = mlp(size=2, hidden=[3])
+    pixels = torch.tensor([0, 51, 102, 255], dtype=torch.uint8).view(1, 1, 2, 2)
+    assert backbone.input.normalize(pixels).flatten().tolist() == pytest.approx([0.0, 0.2, 0.4, 1.0])
+    with pytest.raises(InputMismatchError, match=r"\(1, 2, 2\).*\(1, 3, 3\)"):
+        backbone.input.normalize(torch.zeros(1, 1, 3, 3))
 
 
 def test_the_zoo_builds_by_name():
@@ -506,7 +544,8 @@ def test_what_the_zoo_refuses(name, arguments, message):
 
 def test_the_zoo_tells_all_problems_at_once():
     with pytest.raises(
-        BackboneError, match=r"width must be int or nothing[\s\S]*hidden must be a list of int[\s\S]*no argument \"sed\""
+        BackboneError,
+        match=r"width must be int or nothing[\s\S]*hidden must be a list of int[\s\S]*no argument \"sed\"",
     ):
         build("mlp", width="a", hidden="b", sed=1)
 

@@ -120,19 +120,17 @@ assert processes == 1 or not dist.is_initialized()
 '''
 
 
-@pytest.fixture(scope="module")
-def outputs(tmp_path_factory) -> dict[int, Path]:
-    """Run the script in one process and in two."""
-    folder = tmp_path_factory.mktemp("distributed")
+def launch(folder: Path, code: str) -> dict[int, Path]:
+    """Run a script in one process and in two."""
     script = folder / "script.py"
-    script.write_text(SCRIPT)
+    script.write_text(code)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     found = {}
-    for processes, launch in ((1, []), (2, launcher)):
+    for processes, start in ((1, []), (2, launcher)):
         found[processes] = folder / str(processes)
         found[processes].mkdir()
         done = subprocess.run(
-            [sys.executable, *launch, script, found[processes]],
+            [sys.executable, *start, script, found[processes]],
             env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
             capture_output=True,
             text=True,
@@ -140,6 +138,12 @@ def outputs(tmp_path_factory) -> dict[int, Path]:
         )
         assert done.returncode == 0, done.stderr[-3000:]
     return found
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory) -> dict[int, Path]:
+    """Pretrain tasks on records in one process and in two."""
+    return launch(tmp_path_factory.mktemp("distributed"), SCRIPT)
 
 
 def tensors(folder: Path, name: str) -> dict[str, torch.Tensor]:
@@ -251,3 +255,93 @@ def test_processes_that_did_not_meet_are_an_error(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(TrainingError, match="2 processes were started, but each of them takes itself for the only one"):
         join_processes()
+
+
+# Layer by layer
+
+
+LAYERS_SCRIPT = '''
+"""Pretrain layer by layer in as many processes as there are; keep the weights of layers and heads."""
+import functools, json, os, sys
+from pathlib import Path
+
+import numpy as np
+import torch.distributed as dist
+
+from auxtasks import checkpoint
+from auxtasks.backbones import mlp
+from auxtasks.features.cache import FeatureCache
+from auxtasks.layerwise import pretrain_layerwise
+from auxtasks.tasks import LayerAutoencoder, LayerRBM
+from auxtasks.training.optim import OptimizerSettings
+from auxtasks.training.settings import LoopSettings
+
+out = Path(sys.argv[1])
+rank = int(os.environ.get("RANK", 0))
+draw = np.random.default_rng(0)
+values, held_out = (draw.random((items, 8), dtype=np.float32) for items in (60, 30))
+makes = {
+    "autoencoder": functools.partial(LayerAutoencoder, noise=None, contraction=0.1),
+    "machine": functools.partial(LayerRBM, persistent=True, chains=5, gibbs_steps=2),
+    "sparse": functools.partial(LayerRBM, persistent=True, chains=5, sparsity_cost=0.5),
+}
+for name, make in makes.items():
+    backbone = mlp(width=8, hidden=[6, 4], activation="sigmoid")
+    result = pretrain_layerwise(
+        backbone, values, make, steps=8, batch_size=12, validation=held_out, unrolled_steps=8, folder=out / name,
+        optimizer=OptimizerSettings(name="sgd", learning_rate=0.05), cache=FeatureCache(out / "cache" / name),
+        loop=LoopSettings(log_every=1, checkpoint_every=5, show_progress=False),
+    )
+    checkpoint.write_tensors(out / f"{name}-{rank}.safetensors", result.stack.state_dict())
+    (out / f"{name}-{rank}.json").write_text(json.dumps(dict(result.as_one().metrics)))
+
+if dist.is_initialized():
+    dist.barrier()  # without it, tearing down gloo aborts now and then
+    dist.destroy_process_group()
+'''
+
+
+@pytest.fixture(scope="module")
+def layerwise(tmp_path_factory) -> dict[int, Path]:
+    """Pretrain layer by layer in one process and in two."""
+    return launch(tmp_path_factory.mktemp("layerwise"), LAYERS_SCRIPT)
+
+
+LAYER_TASKS = pytest.mark.parametrize("run", ["autoencoder", "machine", "sparse"])
+
+
+@LAYER_TASKS
+def test_two_processes_pretrain_layers_as_one_does(layerwise, run):
+    for stage in ("hidden1", "hidden2", "unrolled"):
+        one, two = (lines(layerwise[processes] / run / "layers", stage, stage) for processes in (1, 2))
+        assert [line["step"] for line in one] == list(range(1, 9))
+        for a, b in zip(one, two, strict=True):
+            assert b == pytest.approx(a, rel=1e-5, abs=1e-5), stage
+    one, two = (tensors(layerwise[processes], f"{run}-0") for processes in (1, 2))
+    assert one.keys() == two.keys()
+    for name, weight in one.items():
+        torch.testing.assert_close(
+            two[name], weight, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+@LAYER_TASKS
+def test_both_processes_hold_the_same_layers_and_measures(layerwise, run):
+    first, second = (tensors(layerwise[2], f"{run}-{rank}") for rank in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    measured = []
+    for rank in (0, 1):
+        found = json.loads((layerwise[2] / f"{run}-{rank}.json").read_text())
+        measured.append({name: value for name, value in found.items() if "samples" not in name and "wait" not in name})
+    assert measured[0] == measured[1]
+    assert "hidden2/validation/reconstruction_error" in measured[0]
+
+
+@LAYER_TASKS
+def test_two_processes_write_one_cache_and_one_set_of_checkpoints_a_layer(layerwise, run):
+    places = [layerwise[2] / run / "layers" / stage for stage in ("hidden1", "hidden2", "unrolled")]
+    for place in places:
+        assert sorted(path.name for path in (place / "checkpoints").iterdir()) == ["step-00000005", "step-00000008"]
+    assert [path.name for path in (layerwise[2] / run / "checkpoints").iterdir()] == ["step-00000024"]
+    # Inputs of the second layer, of both sources.
+    assert len(list((layerwise[2] / "cache" / run).iterdir())) == 2

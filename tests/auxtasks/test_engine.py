@@ -177,7 +177,6 @@ def test_samples_are_counted_by_their_weight_not_by_the_size_of_the_batch():
     assert weight > 2 * 7 * 8
     # The meter is read within the run, so its seconds are fewer.
     assert result.samples_per_second * result.seconds == pytest.approx(weight, rel=0.5)
-    # The product of the two is the weight itself where the same clock was read, but for its rounding.
     assert result.samples_per_second * result.seconds >= weight * (1 - 1e-9)
 
 

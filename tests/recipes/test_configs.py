@@ -16,12 +16,15 @@ CORPUS = [
     "minimal_pairs.blimp.path=blimp.parquet",
     *(f"targets.{name}.path={name}.parquet" for name in TARGETS),
 ]
+DIGITS = ["data.path=train.parquet", "targets.digits.path=train.parquet", "targets.digits.test.path=test.parquet"]
 
 # What a recipe needs to be told, since its data cannot be shipped.
 TOLD = {
     "faces_demo": [],
     "faces_lfw": ["data.path=lfw.parquet", "targets.att.path=att.parquet", "targets.gt.path=gt.parquet"],
     "layerwise_demo": [],
+    "layerwise_mnist_autoencoder": DIGITS,
+    "layerwise_mnist_rbm": DIGITS,
     "sentences_corpus": CORPUS,
     "sentences_corpus_base": CORPUS,
     "sentences_demo": [],
