@@ -104,8 +104,10 @@ def pretrain_layerwise(
         seed: of the order of the items and of what is random in the tasks.
         optimizer: of all layers, or by layer.
         loop: see `LoopSettings`.
-        unrolled_steps: of a last stage, in which all layers train together as one deep autoencoder.
-        keep_inputs: False computes a layer's inputs anew for every batch, through all layers below.
+        unrolled_steps: of a last stage, in which all layers train together as one deep autoencoder, by the optimizer of
+            the lowest.
+        keep_inputs: False computes a layer's inputs anew for every batch, through all layers below; they are computed
+            once even so, to be checked.
         folder: run folder. A run that was stopped goes on where it was, in whichever layer that is.
         cache: keeps the inputs of higher layers; by default they stay in memory.
         described_as: the data in a few words, for the model card.
@@ -151,13 +153,14 @@ def pretrain_layerwise(
         raise LayerError(f"steps and optimizer by layer need an entry for each layer, found none for {missing[0]}.")
     tasks = [make_task(backbone, name) for name in names]  # all of them first: what is refused costs no training
     stack = DeepAutoencoder(tasks)
+    frozen = backbone.frozen
     try:
         stages = {task.layer: run.train_layer(task, budget[task.layer], settings[task.layer]) for task in tasks}
         if unrolled_steps:
             backbone.freeze(set(backbone.layer_names) - set(names))
             stages[UNROLLED] = run.train_jointly(stack, unrolled_steps, settings[names[0]])
     finally:
-        backbone.freeze([])  # also after an error: who trains it next shall not train one layer
+        backbone.freeze(frozen)  # as it was, also after an error: who trains it next shall not train one layer
     result = LayerwiseResult(stages, stack, tuple(run.notes))
     run.write(result)
     return result
@@ -210,7 +213,9 @@ class _Run:
 
     def train_jointly(self, stack: DeepAutoencoder, steps: int, optimizer: OptimizerSettings) -> TrainingResult:
         """Train all layers as one autoencoder."""
-        pixels = self.inputs.of(self.backbone.layer_names[0])
+        lowest = self.backbone.layer_names[0]
+        pixels = self.inputs.of(lowest)
+        held_out = None if self.held_out is None else self.held_out.of(lowest)
         return self._train(
             stack,
             UNROLLED,
@@ -218,7 +223,7 @@ class _Run:
             steps,
             optimizer,
             identity={"weights before": prefix_digest(self.backbone, self.backbone.layer_names[-1])},
-            validate=None,
+            validate=None if held_out is None else lambda: stack.evaluate(held_out),
         )
 
     def _train(

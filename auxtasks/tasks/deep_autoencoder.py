@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from auxtasks.errors import LayerError
+from auxtasks.features.layer_inputs import Inputs
 from auxtasks.tasks.backbone_task import BackboneTask
-from auxtasks.tasks.layer_task import LayerTask, mean_square
+from auxtasks.tasks.layer_task import LayerTask, mean_measures, mean_square
 from auxtasks.training.objective import StepOutput
 
 __all__ = ["DeepAutoencoder"]
@@ -75,6 +76,16 @@ class DeepAutoencoder(BackboneTask):
             with torch.no_grad():
                 metrics["reconstruction_error"] = mean_square(self.decode(self.encode(batch)) - clean).mean()
         return StepOutput(losses.sum(), losses.new_tensor(float(len(clean))), metrics)
+
+    def evaluate(self, inputs: Inputs, *, batch_size: int = 1024) -> dict[str, float]:
+        """Return mean loss and reconstruction error over all inputs of the lowest layer; see `mean_measures`."""
+
+        def measure(batch: Tensor) -> dict[str, Tensor]:
+            clean = self._tasks[0].visible(batch)
+            again = self.decode(self.encode(batch))
+            return {"loss": self._losses(clean), "reconstruction_error": mean_square(again - clean)}
+
+        return mean_measures(self, measure, inputs, batch_size)
 
     def _losses(self, clean: Tensor) -> Tensor:
         hidden = clean

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from auxtasks.errors import LayerError, TrainingError
 from auxtasks.features.layer_inputs import Inputs, InputSummary, read_rows
 from auxtasks.tasks.backbone_task import BackboneTask
 
-__all__ = ["LayerTask", "mean_square"]
+__all__ = ["LayerTask", "mean_measures", "mean_square"]
 
 
 class LayerTask(BackboneTask):
@@ -90,29 +90,41 @@ class LayerTask(BackboneTask):
         """Return a batch as the layer takes it: pictures of the lowest layer are normalised."""
         return self.backbone.input.normalize(batch) if self.backbone.position(self.layer) == 0 else batch.float()
 
-    @torch.no_grad()
     def evaluate(self, inputs: Inputs, *, batch_size: int = 1024) -> dict[str, float]:
-        """Return means of `measure` over all inputs.
+        """Return means of `measure` over all inputs; see `mean_measures`."""
+        return mean_measures(self, lambda batch: self.measure(self.visible(batch)), inputs, batch_size)
 
-        Every process computes all of them, since held-out sets are small: so the result is the same for any number.
 
-        Raises:
-            TrainingError: a mean is not finite.
-        """
-        device = next(self.parameters()).device
-        was_training = self.training
-        self.eval()
-        sums: dict[str, float] = {}
-        for start in range(0, len(inputs), batch_size):
-            rows = np.arange(start, min(start + batch_size, len(inputs)))
-            found = self.measure(self.visible(read_rows(inputs, rows).to(device)))
-            for name, values in found.items():
-                sums[name] = sums.get(name, 0.0) + float(values.double().sum())
-        self.train(was_training)
-        means = {name: value / len(inputs) for name, value in sums.items()}
-        if not all(math.isfinite(value) for value in means.values()):
-            raise TrainingError(f"layer {self.layer}: metrics on held-out items are not finite: {means}.")
-        return means
+@torch.no_grad()
+def mean_measures(
+    module: nn.Module, measure: Callable[[Tensor], Mapping[str, Tensor]], inputs: Inputs, batch_size: int = 1024
+) -> dict[str, float]:
+    """Return means over all inputs of what is measured of each, in eval mode.
+
+    Every process computes all of them, since held-out sets are small: so the result is the same for any number.
+
+    Args:
+        module: what is measured.
+        measure: from a batch (B, ...) of inputs to metrics of each item, (B,) each.
+        inputs: (N, ...).
+        batch_size: items a pass.
+
+    Raises:
+        TrainingError: a mean is not finite.
+    """
+    device = next(module.parameters()).device
+    was_training = module.training
+    module.eval()
+    sums: dict[str, float] = {}
+    for start in range(0, len(inputs), batch_size):
+        rows = np.arange(start, min(start + batch_size, len(inputs)))
+        for name, values in measure(read_rows(inputs, rows).to(device)).items():
+            sums[name] = sums.get(name, 0.0) + float(values.double().sum())
+    module.train(was_training)
+    means = {name: value / len(inputs) for name, value in sums.items()}
+    if not all(math.isfinite(value) for value in means.values()):
+        raise TrainingError(f"metrics on held-out items are not finite: {means}.")
+    return means
 
 
 def mean_square(difference: Tensor) -> Tensor:

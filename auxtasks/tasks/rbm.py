@@ -32,6 +32,10 @@ class LayerRBM(LayerTask):
     without gradient. Its gradient is that of contrastive divergence; its value is no likelihood and need not fall.
     Momentum and weight decay are the optimizer's (`OptimizerSettings`).
 
+    Chains that begin at the data draw on each process for itself: N processes compute what one does in distribution,
+    not number by number. Persistent chains are the same on all processes, and then so is the result. They, and the
+    running activity, move once for every micro-batch: accumulation makes another run of a task that has either.
+
     Args:
         backbone: its other layers stay as they are.
         layer: which one is trained: one dense or convolutional map with a sigmoid.

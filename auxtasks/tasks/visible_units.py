@@ -110,15 +110,21 @@ class GaussianUnits(VisibleUnits):
     @torch.no_grad()
     def begin_with(self, layer: str, summary: InputSummary) -> None:
         """Begin with means and standard deviations of the inputs."""
-        if len(summary.constant):
-            shown = ", ".join(map(str, summary.constant[:5]))
+        mean, std = summary.mean.to(self.bias.device), summary.std.to(self.bias.device)
+        bias = self._by_unit(mean)
+        # Around a channel's one bias, pixels vary by their own spread and by how far their means are off.
+        off = mean - (bias.view_as(mean) if bias.ndim == 1 else bias)
+        sigma = self._by_unit(std.square() + off.square()).sqrt()
+        constant = torch.nonzero(sigma.flatten() == 0).flatten().tolist()
+        if constant:
+            shown = ", ".join(map(str, constant[:5])) + (", ..." if len(constant) > 5 else "")
             raise DataError(
-                f"{len(summary.constant)} of {summary.std.numel()} inputs of layer {layer} are constant (features "
-                f"{shown}{', ...' if len(summary.constant) > 5 else ''}), and a Gaussian unit has the standard "
-                'deviation of its input. Leave such features out, or use visible="bernoulli".'
+                f"{len(constant)} of {sigma.numel()} inputs of layer {layer} are constant (features {shown}), and a "
+                "Gaussian unit has the standard deviation of its input. Leave such features out, or use "
+                'visible="bernoulli".'
             )
-        self.bias.copy_(self._by_unit(summary.mean))
-        self.sigma.copy_(self._by_unit(summary.std))
+        self.bias.copy_(bias)
+        self.sigma.copy_(sigma)
 
     def means(self, sent: Tensor) -> Tensor:
         """Return ``b + sigma^2 W'h``."""
