@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from auxtasks.backbones import Backbone
 from auxtasks.backbones.linear_map import linear_map
 from auxtasks.data.images import ImageTable, decode_images
-from auxtasks.features.batches import model_batch
+from auxtasks.errors import DataError, InputMismatchError
+from auxtasks.features.batches import picture_batch
 from auxtasks.features.cache import FeatureCache
 from auxtasks.layerwise import LayerwiseResult, pretrain_layerwise
 from auxtasks.seeding import generator
@@ -54,7 +55,17 @@ class LayerwisePretraining:
 
     @classmethod
     def read(cls, recipe: Recipe, backbone: Backbone) -> LayerwisePretraining:
-        """Load what is pretrained on, and decode it once at the backbone's size."""
+        """Load what is pretrained on, and decode it once at the backbone's size.
+
+        Raises:
+            InputMismatchError: a backbone that takes no pictures.
+            DataError: nothing is left to train on.
+        """
+        if backbone.input.kind != "image":
+            raise InputMismatchError(
+                f"{recipe.task.name} of a recipe is for pictures, and the backbone {backbone.family.name} takes "
+                f"{backbone.input.kind}. Of an mlp say size, the pictures' height and width, in place of width."
+            )
         channels, height, width = backbone.input.shape
         data = recipe.data
         table = decode_images(
@@ -67,6 +78,10 @@ class LayerwisePretraining:
         )
         order = generator(recipe.seed, "holdout").permutation(len(table))
         kept_out = round(len(table) * data.holdout)
+        if kept_out == len(table):
+            raise DataError(
+                f"data.holdout is {data.holdout:g}, which leaves none of {len(table)} pictures to train on."
+            )
         return cls(
             recipe,
             backbone,
@@ -127,7 +142,9 @@ class LayerwisePretraining:
 
     def leaks(self, name: str, target: Target, data: TargetData) -> list[str]:
         """Look for pictures that pretraining, or the labels, share with the test."""
-        return picture_leaks(self.recipe, name, target, data, self.table)
+        # A class that both have is none: where there are labels, pretraining has not used them.
+        unlabelled = dataclasses.replace(self.table, labels=np.full_like(self.table.labels, -1))
+        return picture_leaks(self.recipe, name, target, data, unlabelled)
 
 
 def _pictures(stack: DeepAutoencoder, table: ImageTable) -> dict[str, NDArray[np.uint8]]:
@@ -139,9 +156,12 @@ def _pictures(stack: DeepAutoencoder, table: ImageTable) -> dict[str, NDArray[np
         weights = lowest.module.weight.detach().cpu()
         shape = tuple(weights.shape[1:]) if weights.ndim == 4 else backbone.input.shape
         found["filters.png"] = filter_grid(weights[:SHOWN_FILTERS].reshape(-1, *shape).numpy())
-    inputs = model_batch(backbone, table, np.arange(min(SHOWN_RECONSTRUCTIONS, len(table))))
-    assert isinstance(inputs, torch.Tensor)  # of pictures
+    height, width = backbone.input.shape[1:]
+    pixels = picture_batch(table, np.arange(min(SHOWN_RECONSTRUCTIONS, len(table))), (height, width))
+    pixels = pixels.to(next(backbone.parameters()).device)
+    inputs = backbone.input.normalize(pixels)
+    stack.eval()  # else dropout would be in the picture
     with torch.no_grad():
-        again = stack.decode(stack.encode(inputs)).view_as(inputs)
+        again = stack.decode(stack.encode(pixels)).view_as(inputs)  # normalises them itself
     found["reconstructions.png"] = reconstruction_grid(inputs.cpu().numpy(), again.cpu().numpy())
     return found

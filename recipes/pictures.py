@@ -52,7 +52,7 @@ def picture_leaks(recipe: Recipe, name: str, target: Target, data: TargetData, p
     Raises:
         LeakError: there are some, and the recipe does not take them.
     """
-    parts = _as_pretrained(target, data, pretrained)
+    parts = _as_pretrained(recipe, name, target, data, pretrained)
     test = parts.pop("test" if "test" in parts else "")
     leaks = find_leaks(
         pretrained.pixels,
@@ -67,13 +67,17 @@ def picture_leaks(recipe: Recipe, name: str, target: Target, data: TargetData, p
     return [f"{name}: {line}" for line in leaks.describe().splitlines()]
 
 
-def _as_pretrained(target: Target, data: TargetData, pretrained: ImageTable) -> dict[str, ImageTable]:
+def _as_pretrained(
+    recipe: Recipe, name: str, target: Target, data: TargetData, pretrained: ImageTable
+) -> dict[str, ImageTable]:
     """Return a target's pictures at the size of pretraining's: they are compared by their pixels."""
     height, width, channels = pretrained.pixels.shape[1:]
-    parts = {part: table for part, table in data.parts.items() if isinstance(table, ImageTable)}
-    if parts[""].pixels.shape[1:] == (height, width, channels):
-        return parts
-    return _target_parts(target, (height, width), channels)
+    parts = data.parts
+    if isinstance(data.table, ImageTable) and data.table.pixels.shape[1:] != (height, width, channels):
+        found = _target_parts(target, (height, width), channels)
+        again = TargetData(found[""], found.get("test"), [], found.get("validation"))
+        parts = again.with_set_aside(target.validation_items, recipe.seed, name).parts
+    return {part: table for part, table in parts.items() if isinstance(table, ImageTable)}
 
 
 def _target_parts(target: Target, size: tuple[int, int], channels: int) -> dict[str, ImageTable]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -135,6 +135,7 @@ def pretrain_recipe(recipe: Recipe, place: Path) -> None:
         for layers in (recipe.transfer.layers, *(target.layers for target in recipe.targets.values())):
             if layers is not None:
                 feature_widths(backbone, layers)  # refuses a wrong name or pooling before the training
+        _targets(recipe, backbone)  # and two targets of one name
         data = read_pretraining(recipe, backbone)
     result = data.train(place)
     if state.is_main_process:
@@ -147,9 +148,10 @@ def pretrain_recipe(recipe: Recipe, place: Path) -> None:
         cost = {
             "seconds": round(result.seconds, 1),
             "samples_per_second": round(result.samples_per_second, 1),
-            "data_wait_share": round(result.metrics.get("data_wait_share", 0.0), 4),
             "peak_memory_bytes": peak_memory(),
         }
+        if "data_wait_share" in result.metrics:  # not of layers: their data is in memory
+            cost["data_wait_share"] = round(result.metrics["data_wait_share"], 4)
         folder.finish_pretraining({"metrics": metrics, "cost": cost, "notes": data.notes})
     _leave()
 
@@ -226,7 +228,7 @@ def transfer_recipe(recipe: Recipe, place: Path, *, pretrained: Path | None = No
     cache = FeatureCache(cache_folder() / "features")
     outcomes: dict[str, Outcome] = {}
     notes: list[str] = []
-    for name, target in _targets(recipe, backbone):
+    for name, target in _targets(recipe, backbone).items():
         settings = build.make_few_shot(recipe, backbone, target)
         loaded = data.target(name, target, backbone).with_set_aside(target.validation_items, recipe.seed, name)
         _announce(name, loaded.table, backbone, settings)
@@ -266,15 +268,24 @@ def transfer_recipe(recipe: Recipe, place: Path, *, pretrained: Path | None = No
     return report
 
 
-def _targets(recipe: Recipe, backbone: Backbone) -> Iterator[tuple[str, Target]]:
-    """Yield targets by name; one at each depth makes several."""
+def _targets(recipe: Recipe, backbone: Backbone) -> dict[str, Target]:
+    """Return targets by name; one at each depth makes several.
+
+    Raises:
+        TransferError: two would have one name.
+    """
+    targets: dict[str, Target] = {}
     for name, target in recipe.targets.items():
-        if not target.at_each_depth:
-            yield name, target
-            continue
-        layers = target.layers or recipe.transfer.layers or default_pools(backbone)
-        for layer, pool in layers.items():
-            yield f"{name}-{layer}", target.model_copy(update={"layers": {layer: pool}})
+        found = {name: target}
+        if target.at_each_depth:
+            layers = target.layers or recipe.transfer.layers or default_pools(backbone)
+            found = {
+                f"{name}-{layer}": target.model_copy(update={"layers": {layer: layers[layer]}}) for layer in layers
+            }
+        for twice in found.keys() & targets.keys():
+            raise TransferError(f"targets.{name}: there would be two targets called {twice}. Rename one of them.")
+        targets |= found
+    return targets
 
 
 def _announce(name: str, table: Table, backbone: Backbone, settings: FewShot) -> None:

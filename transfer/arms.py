@@ -7,11 +7,13 @@ chosen inside the support or, where there is a named validation set, on that.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Protocol as Interface
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor
 
@@ -111,6 +113,9 @@ class _OnLayer:
     head: FittedHead
 
 
+START_ITERATIONS = 200
+
+
 @dataclasses.dataclass(frozen=True)
 class StartHead:
     """A logistic head on frozen features, as the linear layer that fine-tuning begins with.
@@ -128,7 +133,11 @@ class StartHead:
 
     def fit(self, support: Rows, labels: Rows, n_classes: int) -> tuple[Tensor, Tensor]:
         """Return weight (C, D) and bias (C,) on the layer's own features."""
-        head = build_head("logistic", C=1.0, scaling="rms").fit(self.features[support], labels, n_classes)
+        unfitted = build_head("logistic", C=1.0, scaling="rms", max_iter=START_ITERATIONS)
+        with warnings.catch_warnings():
+            # A start need not be a minimum; on thousands of labels that would take longer than the fine-tuning.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            head = unfitted.fit(self.features[support], labels, n_classes)
         assert isinstance(head, FittedLinear)  # what a logistic head fits
         weight, bias = head.as_linear()
         return self.discriminants.unfold(weight, bias) if self.discriminants else (weight, bias)

@@ -16,7 +16,7 @@ Pictures = NDArray[np.float32]  # (N, C, H, W)
 Canvas = NDArray[np.uint8]  # (H, W, 3)
 
 _GAP = 1  # pixels between pictures
-_SHORTEST_SIDE = 480  # of a saved picture: small ones are enlarged by a whole number, so that pixels stay squares
+_LONGEST_SIDE = 1200  # of a saved picture: small ones are enlarged by a whole number, so that pixels stay squares
 
 
 def filter_grid(filters: Pictures, columns: int = 10) -> Canvas:
@@ -65,7 +65,7 @@ def save_picture(canvas: Canvas, path: Path) -> None:
     Raises:
         CheckpointError: when the disk is full or cannot be written.
     """
-    times = max(1, -(-_SHORTEST_SIDE // min(canvas.shape[:2])))
+    times = max(1, _LONGEST_SIDE // max(canvas.shape[:2]))
     picture = Image.fromarray(canvas.repeat(times, axis=0).repeat(times, axis=1))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

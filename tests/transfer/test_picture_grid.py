@@ -48,5 +48,5 @@ def test_a_saved_picture_is_enlarged_by_whole_pixels(tmp_path):
     save_picture(canvas, tmp_path / "deep" / "a.png")
     with Image.open(tmp_path / "deep" / "a.png") as picture:
         found = np.asarray(picture)
-    assert found.shape == (480, 720, 3)
-    assert (found[::240, ::240] == canvas).all()
+    assert found.shape == (800, 1200, 3)
+    assert (found[::400, ::400] == canvas).all()

@@ -110,6 +110,28 @@ def test_a_report_read_back_is_the_one_written(tmp_path):
     assert render_markdown(again) == render_markdown(report) == (tmp_path / "transfer" / "report.md").read_text()
 
 
+def test_pictures_are_shown_with_their_captions_and_read_back(tmp_path):
+    shown = {"Weights; grey is zero": "filters.png", "Pictures, and below each what is made of it": "again.png"}
+    report = report_of(pictures=shown)
+    write_report(report, tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text())["pictures"] == shown
+    assert list(read_report(tmp_path / "report.json").pictures.items()) == list(shown.items())
+    text = (tmp_path / "report.md").read_text()
+    places = [text.index(f"![{caption}]({file})\n\n{caption}\n") for caption, file in shown.items()]
+    assert text.index("## Pretraining") < places[0] < places[1] < text.index("## Cost")
+
+
+def test_a_report_without_pictures_shows_none_and_one_written_before_there_were_any_is_read(tmp_path):
+    report = report_of()
+    write_report(report, tmp_path)
+    assert report.pictures == {}
+    assert re.findall(r"!\[.*?\]\((.*?)\)", render_markdown(report)) == ["learning_curve.png", "depth.png"]
+    older = json.loads((tmp_path / "report.json").read_text())
+    del older["pictures"]
+    (tmp_path / "report.json").write_text(json.dumps(older))
+    assert read_report(tmp_path / "report.json") == report
+
+
 def test_the_same_results_give_the_same_files(tmp_path):
     for folder in ("a", "b"):
         write_report(report_of(), tmp_path / folder)
