@@ -98,6 +98,8 @@ class Augment:
         return 1 + math.ceil(max(reaches))
 
     def _light(self, picture: Picture, u_gamma: float, u_gradient: float) -> Picture:
+        if not self.gamma and not self.gradient:
+            return picture.copy()  # a quarter of the time of a picture that is only moved
         exponent = math.exp(self.gamma * (2 * u_gamma - 1))
         curve = LEVELS**exponent * 255
         ramp = 1 + self.gradient * (2 * u_gradient - 1) * _ramp(picture.shape[1])

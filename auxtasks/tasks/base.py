@@ -8,6 +8,9 @@ To add a task:
    file such as ``recipes/sentences.py``, which `read_pretraining` in ``recipes/run.py`` chooses;
 4. write a recipe in ``recipes/configs`` and put its name in ``tests/recipes/test_configs.py``;
 5. show in ``tests/auxtasks`` that it learns, that shuffled labels do not, and that 2 processes equal 1.
+
+A task that trains a single layer, on what the layers below it give, is a `LayerTask` instead: give it `prepare`,
+`forward`, `decode`, `reconstruction_loss` and `measure`, and a line in `make_layer_task` of ``recipes/build.py``.
 """
 
 from __future__ import annotations
