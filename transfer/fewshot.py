@@ -11,8 +11,6 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
-from pydantic import JsonValue
 
 from auxtasks.backbones.base import Backbone
 from auxtasks.backbones.pooling import Pool
@@ -27,17 +25,14 @@ from transfer.choices import Candidate, Validation, ranked_in_advance
 from transfer.discriminants import base_layer
 from transfer.finetune import Tuning
 from transfer.items import Items, gather_items
-from transfer.protocol import Draw, Protocol, class_accuracies, plan_draws
+from transfer.protocol import Draw, Protocol, plan_draws
 from transfer.raw_arms import raw_arm
 from transfer.report import TargetResults
-from transfer.scores import check_metric, item_scores
+from transfer.scores import check_metric
 from transfer.spaces import Metric, Pretrained, Spaces, default_pools, feature_spaces
+from transfer.tested import Tested, describe_protocol, resampled_unit
 
 __all__ = ["DEFAULT_HEADS", "FewShot", "Outcome", "evaluate_target"]
-
-Matrix = NDArray[np.float64]
-
-FEWEST_SAMPLED_CLASSES = 10  # people are a sample of people; positive and negative are a sample of nothing
 
 HeadOptions = Mapping[str, str | int | float | bool]
 
@@ -173,10 +168,10 @@ def evaluate_target(
     chosen = {shot: {"arm": settings.claim, "layer": _commonest(predictions[settings.claim][shot])} for shot in shots}
     if open_test:
         open_test({"target": name, "claim": settings.claim, "chosen": chosen, "arms": sorted(arms)})
-    tested = _Test(draws, items, metric, _unit(items, settings.protocol))
+    tested = Tested(draws, items, metric, resampled_unit(items, settings.protocol))
     results = TargetResults(
         arms={arm: tested.scores(found) for arm, found in predictions.items()},
-        protocol=_describe_protocol(settings.protocol, tested, frozen.ranked_by),
+        protocol=describe_protocol(settings.protocol, tested, frozen.ranked_by),
         chosen=chosen,
         depth={shot: {place: tested.scores(found)[shot] for place, found in depth.items()} for shot in shots},
         metric=metric,
@@ -320,101 +315,6 @@ def _predict_all(
             if bar:
                 bar.advance()
     return found
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Test:
-    """Where test labels are read: predictions become scores.
-
-    Attributes:
-        draws: with the rows that each is tested on.
-        items: of the target.
-        metric: one of `transfer.scores.METRICS`.
-        unit: what is resampled beside the draws.
-    """
-
-    draws: Sequence[Draw]
-    items: Items
-    metric: str
-    unit: str
-
-    @property
-    def n_classes(self) -> int:
-        """C."""
-        return len(self.items.table.class_names)
-
-    def scores(self, predictions: Mapping[int, Sequence[Prediction]]) -> dict[int, Matrix]:
-        """Return each number of shots with its scores by draw and unit.
-
-        These are (draws, C) classes, (draws, M) items of a fixed test set, or (draws, N) items of the pool. Of the
-        last, NaN are those that a draw does not test on: they are its labels, or not drawn at all.
-        """
-        return {shot: self._table(found) for shot, found in predictions.items()}
-
-    def _table(self, predictions: Sequence[Prediction]) -> Matrix:
-        labels = self.items.table.labels
-        pairs = [(found.classes, labels[draw.test]) for found, draw in zip(predictions, self.draws, strict=True)]
-        if self.unit == "class":
-            return np.stack([class_accuracies(*pair, self.n_classes) for pair in pairs])
-        scores = [item_scores(self.metric, *pair) for pair in pairs]
-        if self.items.test is not None:
-            return np.stack(scores)
-        table = np.full((len(self.draws), self.items.pool), np.nan)
-        for row, draw, found in zip(table, self.draws, scores, strict=True):
-            row[draw.test] = found
-        return table
-
-
-def _unit(items: Items, protocol: Protocol) -> str:
-    """Return what is resampled beside the draws; see `Protocol.unit`."""
-    if items.test is not None:
-        return "item"
-    if protocol.unit == "auto":
-        return "class" if len(items.table.class_names) >= FEWEST_SAMPLED_CLASSES else "item"
-    return protocol.unit
-
-
-def _describe_protocol(protocol: Protocol, tested: _Test, ranked_by: str) -> dict[str, JsonValue]:
-    items, tests = tested.items, len(tested.draws[0].test)
-    labels = 0 if items.validation is None else len(items.validation)
-    return {
-        "shots": [*protocol.shots],
-        "draws": protocol.draws,
-        "classes": tested.n_classes,
-        "train_pool": items.pool - (tests if items.test is None else 0),
-        "validation_labels": labels,
-        "test_items": tests,
-        "resampling": _describe_resampling(tested),
-        "choices": _describe_choices(protocol.shots, ranked_by, tested.metric, labels),
-    }
-
-
-def _describe_resampling(tested: _Test) -> str:
-    if tested.unit == "class":
-        return (
-            "label draws (each with the items it leaves over as its test) and classes, both with replacement "
-            "(pigeonhole bootstrap, Owen 2007)"
-        )
-    if tested.items.test is None:
-        return (
-            "label draws and items (each draw tests on those that it leaves over), both with replacement (pigeonhole "
-            f"bootstrap, Owen 2007); the {tested.n_classes} classes are taken as they are"
-        )
-    metric = tested.metric
-    linear = "" if metric == "accuracy" else "; the metric linearised in the items' weights (infinitesimal jackknife)"
-    return f"label draws and test items, both with replacement (pigeonhole bootstrap, Owen 2007{linear})"
-
-
-def _describe_choices(shots: Sequence[int], ranked_by: str, metric: str, validation_labels: int) -> str:
-    if validation_labels:
-        return (
-            f"accuracy of each candidate, fitted on the whole support, on a named validation set of "
-            f"{validation_labels:,} labelled items; ties by {ranked_by}"
-        )
-    # A support has the same number of each class, so its accuracy is no worse a guide than a correlation.
-    by = "" if metric == "accuracy" else ", by accuracy: the support is balanced"
-    inside = f"cross-validation in the support{by}"
-    return f"at 1 a class: {ranked_by}; from 2 on: {inside}" if shots[0] == 1 else f"{inside}; ties by {ranked_by}"
 
 
 def _best_of(ranked: Sequence[Candidate], layer: str) -> Candidate:
