@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from auxtasks.backbones.base import Backbone
+from auxtasks.checkpoint import read_json, write_text_atomically
 from auxtasks.data.images import ImageTable
 from auxtasks.data.plan import EpochPlan
 from auxtasks.data.row_feed import RowFeed
 from auxtasks.errors import LayerError
 from auxtasks.features.cache import FeatureCache, prefix_digest
-from auxtasks.features.layer_inputs import Inputs, LayerInputs, read_rows, summarize
+from auxtasks.features.layer_inputs import Inputs, InputSummary, LayerInputs, read_rows, summarize
 from auxtasks.seeding import torch_seed
 from auxtasks.tasks.backbone_task import BackboneTask
 from auxtasks.tasks.deep_autoencoder import DeepAutoencoder
@@ -180,6 +182,7 @@ class _Run:
     folder: Path | None
     described_as: str
     notes: list[str] = dataclasses.field(default_factory=list)
+    _notes_of: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
     def train_layer(self, task: LayerTask, steps: int, optimizer: OptimizerSettings) -> TrainingResult:
         """Train one layer, with all others frozen."""
@@ -192,10 +195,8 @@ class _Run:
         if not self._is_finished(task.layer, steps):
             summary = summarize(self.backbone, task.layer, inputs())
             task.prepare(summary)
-            if len(summary.constant):
-                self.notes.append(
-                    f"{task.layer}: {len(summary.constant)} of its {summary.std.numel()} inputs never change."
-                )
+            self._keep_note(task.layer, summary)
+        self.notes += self._kept_notes(task.layer)
         recompute = self._recomputing(position)
 
         def read(rows: Rows) -> Tensor:
@@ -210,6 +211,20 @@ class _Run:
             identity={"weights below": below},
             validate=None if self.held_out is None else lambda: task.evaluate(held_out(self.held_out)),
         )
+
+    def _keep_note(self, layer: str, summary: InputSummary) -> None:
+        """Say what is remarkable of a layer's inputs; in its folder, for a run that finds the layer finished."""
+        constant, of = len(summary.constant), summary.std.numel()
+        self._notes_of[layer] = [f"{layer}: {constant} of its {of} inputs never change."] if constant else []
+        place = self._place(layer)
+        if place is not None and join_processes().is_main_process:
+            write_text_atomically(place / "notes.json", json.dumps(self._notes_of[layer]) + "\n")
+
+    def _kept_notes(self, layer: str) -> list[str]:
+        place = self._place(layer)
+        if layer not in self._notes_of and place is not None:
+            self._notes_of[layer] = read_json(place / "notes.json")
+        return self._notes_of[layer]
 
     def train_jointly(self, stack: DeepAutoencoder, steps: int, optimizer: OptimizerSettings) -> TrainingResult:
         """Train all layers as one autoencoder."""

@@ -80,6 +80,11 @@ class InputSpec:
         return cls(kind="text", vocabulary=vocabulary, length=length, pad_id=pad_id)
 
     @property
+    def normalizes(self) -> bool:
+        """Whether pictures leave the scale [0, 1] before the first layer."""
+        return self.per_image or any(self.mean) or any(value != 1 for value in self.std)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one item: (C, H, W) for images, (D,) for features, (most tokens,) for text."""
         if self.kind == "text":

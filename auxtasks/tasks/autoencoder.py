@@ -18,13 +18,15 @@ from auxtasks.features.extract import layer_shapes
 from auxtasks.features.layer_inputs import InputSummary
 from auxtasks.noise import Noise
 from auxtasks.tasks.decoders import Decoder, TiedDecoder, untied_decoder
-from auxtasks.tasks.input_checks import refuse_outside_unit, refuse_without_change
+from auxtasks.tasks.input_checks import refuse_outside_unit, refuse_unbounded_below, refuse_without_change
 from auxtasks.tasks.layer_task import LayerTask, mean_square
 from auxtasks.training.objective import StepOutput
 
 __all__ = ["LayerAutoencoder"]
 
 Loss = Literal["cross_entropy", "squared_error"]
+
+UNBOUNDED = 'loss="squared_error"'  # what is for inputs that are no probabilities
 
 
 class LayerAutoencoder(LayerTask):
@@ -45,6 +47,7 @@ class LayerAutoencoder(LayerTask):
 
     Raises:
         LayerError: see `LayerTask`; a layer that has no transpose, to be tied to.
+        DataError: cross-entropy above what is known to give values outside [0, 1].
         TrainingError: settings that make no task.
 
     Reference:
@@ -77,6 +80,8 @@ class LayerAutoencoder(LayerTask):
             raise TrainingError(f'loss is one of {", ".join(get_args(Loss))}, found "{loss}".')
         if contraction < 0:
             raise TrainingError(f"contraction is the weight of a penalty, at least 0, found {contraction}.")
+        if loss == "cross_entropy":
+            refuse_unbounded_below(backbone, layer, UNBOUNDED)
         self.noise = noise
         self.contraction = contraction
         self.loss = loss
@@ -124,7 +129,7 @@ class LayerAutoencoder(LayerTask):
         """
         refuse_without_change(self.layer, summary)
         if self.loss == "cross_entropy":
-            refuse_outside_unit(self.layer, summary, 'loss="squared_error"')
+            refuse_outside_unit(self.layer, summary, UNBOUNDED)
         probable = summary.mean.clamp(0.01, 0.99)  # a feature that never changes shall not begin at infinity
         self.head.begin_with(torch.logit(probable) if self.loss == "cross_entropy" else summary.mean)
 

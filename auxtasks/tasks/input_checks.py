@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+from auxtasks.backbones.base import Backbone
+from auxtasks.backbones.linear_map import linear_map
 from auxtasks.errors import DataError
 from auxtasks.features.layer_inputs import InputSummary
 
-__all__ = ["refuse_outside_unit", "refuse_without_change"]
+__all__ = ["refuse_outside_unit", "refuse_unbounded_below", "refuse_without_change"]
+
+
+def refuse_unbounded_below(backbone: Backbone, layer: str, instead: str) -> None:
+    """Refuse, before any layer is trained, what is known to give values that are no probabilities.
+
+    Raises:
+        DataError: says what is below the layer, and what to use instead.
+    """
+    position = backbone.position(layer)
+    if position == 0:
+        found = "pictures that are normalised" if backbone.input.kind == "image" and backbone.input.normalizes else ""
+    else:
+        below = linear_map(backbone, backbone.layer_names[position - 1])
+        found = f"a layer of {below.activation} units" if below and below.activation != "sigmoid" else ""
+    if found:
+        raise DataError(
+            f"layer {layer} would take its inputs for probabilities, from 0 to 1, and gets them from {found}. Use "
+            f'sigmoids below it (of an mlp: activation="sigmoid"; pictures as they are), or {instead}.'
+        )
 
 
 def refuse_outside_unit(layer: str, summary: InputSummary, instead: str) -> None:

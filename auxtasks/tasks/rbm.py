@@ -15,7 +15,7 @@ from auxtasks.energies import flip_one, pseudo_log_likelihood
 from auxtasks.errors import LayerError, TrainingError
 from auxtasks.features.layer_inputs import InputSummary
 from auxtasks.seeding import torch_seed
-from auxtasks.tasks.input_checks import refuse_without_change
+from auxtasks.tasks.input_checks import refuse_unbounded_below, refuse_without_change
 from auxtasks.tasks.layer_task import LayerTask, mean_square
 from auxtasks.tasks.visible_units import BernoulliUnits, GaussianUnits, VisibleUnits
 from auxtasks.training.objective import StepOutput
@@ -54,6 +54,7 @@ class LayerRBM(LayerTask):
 
     Raises:
         LayerError: see `LayerTask`; a layer that is no linear map with a sigmoid.
+        DataError: binary units for what is known to give values outside [0, 1].
         TrainingError: settings that make no task.
 
     Reference:
@@ -101,6 +102,8 @@ class LayerRBM(LayerTask):
                 f"sparsity_target is a share between 0 and 1 and sparsity_cost at least 0, found {sparsity_target} and "
                 f"{sparsity_cost}."
             )
+        if visible == "bernoulli":
+            refuse_unbounded_below(backbone, layer, 'visible="gaussian"')
         self._linear = (found,)  # in a tuple, since its module is the backbone's own
         # Of a picture that a convolution takes, one bias for each channel.
         shape = found.shape if len(found.shape) == 1 else (found.shape[0], 1, 1)

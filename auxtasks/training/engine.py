@@ -215,7 +215,7 @@ class _Loop:
             asked = time.perf_counter()
             batch = send_to_device(next(batches), self.accelerator.device)
             waited += time.perf_counter() - asked
-            torch.manual_seed(torch_seed(self.seed, "forward", step, micro, self.shard.rank))
+            _seed(torch_seed(self.seed, "forward", step, micro, self.shard.rank), self.accelerator.device)
             synchronises = micro + 1 == self.shard.accumulation
             with _maybe_no_sync(self.accelerator, model, synchronises):
                 output: StepOutput = model(batch)
@@ -361,6 +361,14 @@ def _accelerator(settings: LoopSettings, folder: Path | None) -> Accelerator:
     if settings.trackers:
         accelerator.init_trackers("auxtasks")
     return accelerator
+
+
+def _seed(value: int, device: torch.device) -> None:
+    """Seed what draws inside the network; on a CPU without asking after every accelerator, a hundred times as fast."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(value)
+    else:
+        torch.manual_seed(value)
 
 
 def _maybe_no_sync(accelerator: Accelerator, model: nn.Module, synchronises: bool) -> Any:

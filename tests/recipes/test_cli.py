@@ -116,6 +116,18 @@ def test_help_imports_nothing_heavy():
         assert command in found.stdout
 
 
+def test_a_wrong_layer_wise_recipe_is_exit_2_and_a_network_that_does_not_fit_exit_1(command_line, tmp_path):
+    called = command_line("run", "layerwise_demo", "task.layerz=[a]", "data.align.size=9", "task.gibbs_steps=0")
+    assert called.code == 2
+    assert "task.layerz: unknown key." in called.err
+    assert 'Did you mean "layers"?' in called.err
+    network = "backbone={name: convnet, arguments: {size: 8, widths: [8], blocks: [1]}}"
+    called = command_line("pretrain", "layerwise_demo", network, "--out", tmp_path / "run")
+    assert called.code == 1
+    assert called.err.startswith('error: layer "stem" of convnet is no linear map with a sigmoid')
+    assert not list(tmp_path.rglob("step-*"))
+
+
 # --- a whole run ------------------------------------------------------------------------------------------------------
 
 

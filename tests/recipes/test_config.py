@@ -121,7 +121,7 @@ def test_the_losses_and_corruptions_of_sentences_are_names_with_weights():
     assert load_recipe("sentences_demo", ["task.corruptions=null"]).task.corruptions is None
 
 
-@pytest.mark.parametrize("name", ["faces_demo", "sentences_demo"])
+@pytest.mark.parametrize("name", ["faces_demo", "sentences_demo", "layerwise_demo"])
 def test_a_recipe_of_either_kind_written_out_reads_back_the_same(tmp_path, name):
     recipe = load_recipe(name)
     assert load_recipe(written(tmp_path, dump_recipe(recipe))) == recipe
@@ -245,6 +245,72 @@ def test_a_target_may_have_shots_of_its_own_and_a_null_pair_is_left_out():
     recipe = load_recipe("sentences_demo", overrides)
     assert (recipe.targets["order"].shots, recipe.targets["topics"].shots) == ([2], None)
     assert list(recipe.minimal_pairs) == ["blimp"]
+
+
+# --- layer by layer ---------------------------------------------------------------------------------------------------
+
+
+AUTOENCODER = "task={name: layer_autoencoder}"
+
+
+def test_layers_are_trained_by_machines_or_autoencoders():
+    machine, autoencoder = load_recipe("layerwise_demo").task, load_recipe("layerwise_demo", [AUTOENCODER]).task
+    assert (machine.name, machine.layers, machine.visible, machine.unrolled_steps) == (
+        "layer_rbm", None, "bernoulli", 0,
+    )  # fmt: skip
+    assert (autoencoder.noise.kind, autoencoder.noise.amount, autoencoder.tied) == ("masking", 0.25, True)
+    assert load_recipe("layerwise_demo", ["task={name: layer_autoencoder, noise: null}"]).task.noise is None
+    loud = load_recipe("layerwise_demo", ["task={name: layer_autoencoder, noise: {kind: gaussian, amount: 1.5}}"])
+    assert loud.task.noise.amount == 1.5
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("task.name=layer_rmb", NAMES + "found 'layer_rmb'. Did you mean \"layer_rbm\"?"),
+        ("task.layers=[]", "task.layers: list should have at least 1 item after validation, not 0."),
+        ("task.visible=binary", "task.visible: input should be 'bernoulli' or 'gaussian', found 'binary'."),
+        ("task.gibbs_steps=0", "task.gibbs_steps: input should be greater than or equal to 1, found 0."),
+        ("task.sparsity_target=1.0", "task.sparsity_target: input should be less than 1, found 1.0."),
+        ("task.unrolled_steps=-1", "task.unrolled_steps: input should be greater than or equal to 0, found -1."),
+        ("task={name: layer_autoencoder, noise: {amount: 1.0}}", "task.noise.amount: masking noise is a share of the "
+                                                                 "input, below 1, found 1.0."),
+        ("task={name: layer_autoencoder, noise: {kind: salt_and_pepper, amount: 2}}",
+         "task.noise.amount: salt_and_pepper noise is a share of the input, below 1, found 2.0."),
+        ("task={name: layer_autoencoder, noise: {kind: salt}}", "task.noise.kind: input should be 'masking', "
+         "'salt_and_pepper' or 'gaussian', found 'salt'."),
+        ("task={name: layer_autoencoder, loss: squared}", "task.loss: input should be 'cross_entropy' or "
+         "'squared_error', found 'squared'. Did you mean \"squared_error\"?"),
+        ("targets.digits.at_each_depth=1", "targets.digits.at_each_depth: input should be a valid boolean, found 1."),
+        ("targets.digits.validation_items=0", "targets.digits.validation_items: input should be greater than or equal "
+                                              "to 1, found 0."),
+        ("targets.digits={path: x, validation_items: 3, validation: {split: a}}", "targets.digits.validation_items: "
+         "there is a validation part already; leave one of them out."),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_of_a_recipe_for_layers_is_one_line(override, expected):
+    assert problems(override, name="layerwise_demo") == [expected]
+
+
+def test_a_key_of_another_task_is_told_with_the_keys_of_this_one():
+    (problem,) = problems("task.tied=false", name="layerwise_demo")
+    assert problem.startswith(
+        "task.tied: unknown key. Allowed here: chains, gibbs_steps, initial_scale, layers, name, "
+    )
+    (problem,) = problems(AUTOENCODER, "task.contractoin=1", name="layerwise_demo")
+    assert problem.endswith('Did you mean "contraction"?')
+
+
+def test_what_belongs_to_faces_or_texts_is_refused_beside_layers_all_at_once():
+    found = problems(
+        "tokenizer.size=9", "minimal_pairs.blimp.path=x", "data.validation.split=test", "data.streaming=true",
+        "data.align.size=9", "verification.pairs=x", "data.allow_unlabelled=true", "data.validation_items=9",
+        name="layerwise_demo",
+    )  # fmt: skip
+    keys = ["tokenizer", "minimal_pairs", "data.validation", "data.streaming", "data.align", "verification",
+            "data.allow_unlabelled"]  # fmt: skip
+    assert found[:-1] == [f"{key}: not for the task layer_rbm; leave it out." for key in keys]
+    assert found[-1].startswith("data.validation_items: for texts; the share")
 
 
 # --- overrides --------------------------------------------------------------------------------------------------------

@@ -15,9 +15,10 @@ from auxtasks.data import decode_images, load_source
 from auxtasks.errors import DataError, LeakError, TransferError
 from auxtasks.features.extract import extract
 from auxtasks.tasks import FacePairs
-from recipes import run
+from recipes import run, training
 from recipes.config import load_recipe
 from recipes.run import pretrain_recipe, run_recipe, transfer_recipe, transfer_run
+from transfer.choices import Candidate
 
 FEW = ["transfer.arms=[raw, frozen]", "transfer.shots=[1]"]
 
@@ -74,7 +75,7 @@ def test_another_seed_changes_the_weights(finished, miniature, tmp_path):
 
 def test_a_finished_pretraining_is_not_done_again(finished, miniature, tmp_path, monkeypatch):
     place = shutil.copytree(finished, tmp_path / "copy")
-    monkeypatch.setattr(run, "pretrain", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(training, "pretrain", lambda *_, **__: pytest.fail("trained again"))
     before = (place / "pretrain.json").read_bytes()
     pretrain_recipe(load_recipe(str(miniature)), place)
     assert (place / "pretrain.json").read_bytes() == before
@@ -216,3 +217,45 @@ def test_a_backbone_without_finished_pretraining_is_noted(finished, miniature, w
     transfer_run(place, overrides, tmp_path / "out")
     notes = json.loads((tmp_path / "out" / "transfer" / "report.json").read_text())["notes"]
     assert "The backbone is of a pretraining that was not finished." in notes
+
+
+# --- the target model -------------------------------------------------------------------------------------------------
+
+
+def chosen_on(monkeypatch, labels, most):
+    """Return the rows that layer and head are chosen on, where at most so many may be."""
+    seen = []
+    monkeypatch.setattr(run, "CHOOSE_ON", most)
+    monkeypatch.setattr(run, "cross_validated", lambda features, own, ranked, seed: seen.append((features, own)))
+    features = {"stem": np.arange(len(labels), dtype=np.float32)[:, None], "top": np.zeros((len(labels), 2))}
+    run._choose(features, labels, [Candidate("stem", "ridge", {}), Candidate("top", "ridge", {})], seed=0)
+    ((features, own),) = seen
+    rows = features["stem"][:, 0].astype(int)
+    np.testing.assert_array_equal(own, labels[rows])
+    assert len(features["top"]) == len(rows) == len(set(rows))
+    return rows
+
+
+def test_layer_and_head_of_a_target_model_are_chosen_on_some_of_many_items(monkeypatch):
+    labels = np.repeat([0, 1, 2], [300, 3, 2])
+    rows = chosen_on(monkeypatch, labels, most=20)
+    assert len(rows) <= 20
+    assert (np.bincount(labels[rows], minlength=3) >= 2).all()  # which cross-validation needs
+    np.testing.assert_array_equal(chosen_on(monkeypatch, labels, most=20), rows)
+
+
+def test_layer_and_head_of_a_target_model_are_chosen_on_all_of_few_items(monkeypatch):
+    labels = np.repeat([0, 1, 2], [30, 3, 2])
+    np.testing.assert_array_equal(chosen_on(monkeypatch, labels, most=5000), np.arange(35))
+
+
+def test_more_classes_than_items_to_choose_on_keep_two_items_each(monkeypatch):
+    labels = np.repeat(np.arange(10), 5)
+    rows = chosen_on(monkeypatch, labels, most=8)
+    assert np.bincount(labels[rows]).tolist() == [2] * 10
+
+
+def test_a_single_candidate_needs_no_choice(monkeypatch):
+    monkeypatch.setattr(run, "cross_validated", lambda *_: pytest.fail("chose among one"))
+    only = Candidate("stem", "ridge", {})
+    assert run._choose({"stem": np.zeros((4, 1), np.float32)}, np.array([0, 0, 1, 1]), [only], 0) is only

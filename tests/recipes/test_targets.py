@@ -181,3 +181,71 @@ def test_without_augmentation_leaks_are_found_all_the_same(finished, tmp_path):
     for augment in ("transfer.augment=null", "transfer.augment.flip=0"):
         with pytest.raises(LeakError, match="12 of 15 test pictures"):  # of whom pretraining saw four photos each
             transfer_run(finished, [*overrides, augment], tmp_path / augment)
+
+
+# --- items set aside --------------------------------------------------------------------------------------------------
+
+
+def test_items_set_aside_are_random_disjoint_and_of_the_seed(finished, photos):
+    _, found = loaded(finished, photos)
+    apart = found.with_set_aside(9, 0, "mine")
+    assert (len(apart.table), len(apart.validation), apart.test) == (18, 9, None)
+    both = np.concatenate([apart.table.pixels, apart.validation.pixels])
+    assert {picture.tobytes() for picture in both} == {picture.tobytes() for picture in found.table.pixels}
+    assert len({picture.tobytes() for picture in both}) == 27
+    again, other = (found.with_set_aside(9, seed, "mine").validation.pixels for seed in (0, 1))
+    np.testing.assert_array_equal(again, apart.validation.pixels)
+    assert not np.array_equal(other, again)
+    assert sorted(np.bincount(apart.validation.labels, minlength=3)) != [0, 0, 9]  # not the first ones
+    assert found.with_set_aside(None, 0, "mine") is found
+    assert list(apart.parts) == ["", "validation"]
+
+
+def test_as_many_items_set_aside_as_there_are_is_told(finished, photos):
+    _, found = loaded(finished, photos)
+    for items in (27, 28):
+        with pytest.raises(TransferError, match=rf"mine: validation_items is {items}, but there are 27 items: labels"):
+            found.with_set_aside(items, 0, "mine")
+    assert len(found.with_set_aside(26, 0, "mine").table) == 1
+
+
+@pytest.mark.parametrize("room", ["true", "false"])
+@pytest.mark.parametrize("augment", ["transfer.augment=null", "transfer.augment.flip=0"])
+def test_pictures_that_what_is_set_aside_shares_with_what_is_left_over_are_found(
+    finished, photos, tmp_path, augment, room
+):
+    for photo in range(1, 9):
+        (photos.parent / f"Ann-{photo}.png").write_bytes((photos.parent / "Ann-0.png").read_bytes())
+    overrides = [*FEW, f"targets.mine.path={photos}", "targets.mine.validation_items=9", f"targets.mine.room={room}"]
+    with pytest.raises(LeakError, match=r"pictures in support and test: [1-8] "):
+        transfer_run(finished, [*overrides, augment], tmp_path / "out")
+    assert not (tmp_path / "out" / "test_openings.jsonl").exists()
+
+
+@pytest.mark.parametrize("part", [0, 1])  # of the labels, and of the validation set
+@pytest.mark.parametrize("augment", ["transfer.augment=null", "transfer.augment.flip=0"])
+def test_leaks_are_found_without_room_too(finished, photos, tmp_path, part, augment):
+    (photos.parent / "Ann-6.png").write_bytes((photos.parent / f"Ann-{3 * part}.png").read_bytes())
+    overrides = [*FEW, *parts_of(photos), "targets.mine.room=false", augment]
+    with pytest.raises(LeakError, match=r"pictures in support and test: 1 \(support row \d = test row 0\)"):
+        transfer_run(finished, overrides, tmp_path / "out")
+
+
+def test_choices_are_made_on_what_is_set_aside(finished, photos, tmp_path):
+    overrides = [*FEW, f"targets.mine.path={photos}", "targets.mine.validation_items=9"]
+    protocol = report_of(transfer_run(finished, overrides, tmp_path / "out"))["targets"]["mine"]["protocol"]
+    assert (protocol["train_pool"] + protocol["test_items"], protocol["validation_labels"]) == (18, 9)
+    assert "a named validation set of 9 labelled items" in protocol["choices"]
+
+
+def test_a_target_at_each_depth_of_any_network_is_one_for_each_layer(finished, photos, tmp_path):
+    layers = "{stem: auto, stage2: grid}"
+    overrides = [*FEW, f"targets.mine={{path: {photos}, at_each_depth: true, layers: {layers}}}",
+                 "transfer.discriminants=null", f"targets.all={{path: {photos}}}"]  # fmt: skip
+    place = transfer_run(finished, overrides, tmp_path / "out")
+    found = report_of(place)["targets"]
+    assert {name: list(target["depth"]["1"]) for name, target in found.items()} == {
+        "mine-stem": ["stem"], "mine-stage2": ["stage2"], "all": ["stem", "stage1", "stage2", "embedding"],
+    }  # fmt: skip
+    opened = [json.loads(line)["target"] for line in (place / "test_openings.jsonl").read_text().splitlines()]
+    assert opened == list(found)

@@ -255,9 +255,9 @@ def test_validation_labels_decide_and_test_labels_do_not(backbone, quadrants, pr
 def test_the_test_is_opened_after_all_choices(backbone, quadrants, monkeypatch):
     pool, test, validation = thirds(quadrants)
     events = []
-    best, scored = Validation.best, fewshot.item_scores
+    best, scored = Validation.best, tested.item_scores
     monkeypatch.setattr(Validation, "best", lambda *args: events.append("chosen") or best(*args))
-    monkeypatch.setattr(fewshot, "item_scores", lambda *args: events.append("scored") or scored(*args))
+    monkeypatch.setattr(tested, "item_scores", lambda *args: events.append("scored") or scored(*args))
     evaluate(backbone, pool, test=test, validation=validation, open_test=lambda _: events.append("opened"))
     place = events.index("opened")
     assert events.count("opened") == 1
