@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from auxtasks.backbones.base import Backbone
 from auxtasks.backbones.linear_map import LinearMap, linear_map
-from auxtasks.energies import flip_one, pseudo_log_likelihood
+from auxtasks.energies import draw_bits, flip_one, pseudo_log_likelihood
 from auxtasks.errors import LayerError, TrainingError
 from auxtasks.features.layer_inputs import InputSummary
 from auxtasks.seeding import torch_seed
@@ -117,7 +117,8 @@ class LayerRBM(LayerTask):
         self.initial_scale = initial_scale
         self.seed = seed
         self.register_buffer("activity", torch.full((found.module.weight.shape[0],), sparsity_target))
-        self.register_buffer("fantasies", torch.zeros(chains if persistent else 0, *found.shape))
+        # Hidden units of the persistent chains: what they send down makes the next visible ones.
+        self.register_buffer("fantasies", torch.zeros(chains if persistent else 0, *self._hidden_shape()))
         self.register_buffer("chain_steps", torch.zeros((), dtype=torch.int64))
         self.activity: Tensor
         self.fantasies: Tensor
@@ -127,6 +128,11 @@ class LayerRBM(LayerTask):
     def linear(self) -> LinearMap:
         """The layer as a linear map."""
         return self._linear[0]
+
+    def _hidden_shape(self) -> tuple[int, ...]:
+        weight = self.linear.module.weight
+        with torch.no_grad():
+            return tuple(self.linear.up(torch.zeros(1, *self.linear.shape, device=weight.device)).shape[1:])
 
     @property
     def description(self) -> str:
@@ -155,8 +161,8 @@ class LayerRBM(LayerTask):
         self.head.begin_with(self.layer, summary)
         if self.initial_scale is not None:
             self._begin_small(self.initial_scale)
-        if self.persistent:
-            self._start_chains()
+        self.fantasies.zero_()
+        self.chain_steps.zero_()
 
     def _begin_small(self, scale: float) -> None:
         weight, bias = self.linear.module.weight, self.linear.module.bias
@@ -164,11 +170,6 @@ class LayerRBM(LayerTask):
         weight.copy_(torch.empty(weight.shape).normal_(0, scale, generator=generator))
         if bias is not None:
             bias.zero_()
-
-    def _start_chains(self) -> None:
-        start = torch.zeros(len(self.fantasies), *self.linear.activate(self.linear.up(self.fantasies)).shape[1:])
-        self.chain_steps.zero_()
-        self.fantasies.copy_(self._visible_from(start.to(self.fantasies.device), self._chain_generator()))
 
     def decode(self, hidden: Tensor) -> Tensor:
         """Return the means of the visible units (B, ...) given hidden ones."""
@@ -178,59 +179,66 @@ class LayerRBM(LayerTask):
         """Return how unlikely the true visible units are given hidden ones, (B,), in nats up to a constant."""
         return self.head.reconstruction_loss(self.linear.down(hidden), self._flat(clean))
 
+    @torch.no_grad()
+    def _run_chain(self, hidden: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return visible units after k steps from hidden ones."""
+        visible = self._visible_from(hidden, generator)
+        for _ in range(self.gibbs_steps - 1):
+            hidden = draw_bits(torch.sigmoid(self._up(visible)), generator)
+            visible = self._visible_from(hidden, generator)
+        return visible
+
     def _visible_from(self, hidden: Tensor, generator: torch.Generator | None) -> Tensor:
         means = self.head.means(self.linear.down(hidden))
         return self.head.draw(means, generator) if self.sample_visible else means
-
-    def _run_chain(self, pre: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Return visible units after k steps, from what the first hidden units get."""
-        for step in range(self.gibbs_steps):
-            hidden = torch.bernoulli(torch.sigmoid(pre), generator=generator)
-            visible = self._visible_from(hidden, generator)
-            if step + 1 < self.gibbs_steps:
-                pre = self.linear.up(visible)
-        return visible
 
     def _chain_generator(self) -> torch.Generator:
         """Return the random numbers of the next step of the persistent chains: the same on every process."""
         seed = torch_seed(self.seed, "persistent chains", int(self.chain_steps))
         return torch.Generator(self.fantasies.device).manual_seed(seed)
 
-    @torch.no_grad()
-    def _negative(self, pre: Tensor) -> Tensor:
-        """Return v-, from the data's hidden units or from the persistent chains."""
-        if not self.persistent:
-            return self._run_chain(pre, None)
-        if not self.training:
-            return self.fantasies
-        found = self._run_chain(self.linear.up(self.fantasies), self._chain_generator())
-        self.fantasies.copy_(found)
-        self.chain_steps.add_(1)
-        return found
-
     def forward(self, batch: Tensor) -> StepOutput:
         """Compute the surrogate of a micro-batch (B, ...) of the layer's inputs."""
         visible = self._flat(self.visible(batch))
-        pre = self.linear.up(visible).float()  # bfloat16 keeps two digits of an energy, a sum of many terms
-        negative = self._negative(pre.detach())
+        if self.persistent:
+            negative, pre, negative_pre = self._persistent_phases(visible)
+        else:
+            pre = self._up(visible)
+            negative = self._run_chain(draw_bits(torch.sigmoid(pre.detach())), None)
+            negative_pre = self._up(negative)
         # The chains' mean, as often as there are items: so it is the same however a batch is split.
         loss = self.head.free_energy(visible, pre).sum()
-        loss = loss - len(visible) * self.free_energy(negative).mean()
+        loss = loss - len(visible) * self.head.free_energy(negative, negative_pre).mean()
         metrics = {}
         if self.sparsity_cost:
             loss = loss + self.sparsity_cost * self._towards_sparsity(pre)
         if self.log_metrics:
             with torch.no_grad():
-                hidden = torch.sigmoid(pre)
-                metrics["activity"] = hidden.mean()
-                metrics["reconstruction_error"] = mean_square(
-                    self.head.means(self.linear.down(hidden)) - visible
-                ).mean()
+                units = torch.sigmoid(pre)
+                metrics["activity"] = units.mean()
+                metrics["reconstruction_error"] = mean_square(self.head.means(self.linear.down(units)) - visible).mean()
         return StepOutput(loss, loss.new_tensor(float(len(visible))), metrics)
+
+    def _persistent_phases(self, visible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return v- of the persistent chains, and what hidden units get from v+ and v-; the chains move on.
+
+        Both in one product: then the gradient is one product as well, and no sum of two as large as the weights.
+        """
+        generator = self._chain_generator()
+        negative = self._run_chain(self.fantasies, generator)
+        both = self._up(torch.cat([visible, negative]))
+        if self.training:
+            self.fantasies.copy_(draw_bits(torch.sigmoid(both[len(visible) :].detach()), generator))
+            self.chain_steps.add_(1)
+        return negative, both[: len(visible)], both[len(visible) :]
+
+    def _up(self, visible: Tensor) -> Tensor:
+        """Return what hidden units get, in float32: bfloat16 keeps two digits of an energy, a sum of many terms."""
+        return self.linear.up(visible).float()
 
     def free_energy(self, visible: Tensor) -> Tensor:
         """Return the free energy (B,) of visible units (B, ...), in nats."""
-        return self.head.free_energy(visible, self.linear.up(visible).float())
+        return self.head.free_energy(visible, self._up(visible))
 
     def _flat(self, visible: Tensor) -> Tensor:
         return visible.flatten(1) if isinstance(self.linear.module, nn.Linear) else visible

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from auxtasks.energies import bernoulli_free_energy, gaussian_free_energy
+from auxtasks.energies import bernoulli_free_energy, draw_bits, gaussian_free_energy
 from auxtasks.errors import DataError
 from auxtasks.features.layer_inputs import InputSummary
 from auxtasks.tasks.input_checks import refuse_outside_unit
@@ -81,7 +81,7 @@ class BernoulliUnits(VisibleUnits):
 
     def draw(self, means: Tensor, generator: torch.Generator | None) -> Tensor:
         """Draw zeros and ones."""
-        return torch.bernoulli(means, generator=generator)
+        return draw_bits(means, generator)
 
     def free_energy(self, visible: Tensor, pre: Tensor) -> Tensor:
         """See `bernoulli_free_energy`."""

@@ -168,7 +168,9 @@ class _Loop:
         named = list(self.objective.named_parameters())
         bare_optimizer = build_optimizer(named, self.optimizer_settings, phase.rate_scale)
         # Prepared anew in every phase: DDP would not synchronise what was frozen when it wrapped the module.
-        model, optimizer = self.accelerator.prepare(self.objective, bare_optimizer)
+        model, wrapped = self.accelerator.prepare(self.objective, bare_optimizer)
+        # Accelerate's wrapper looks for an optional package at every step, half a millisecond; it is for the scaler.
+        optimizer = bare_optimizer if self.accelerator.scaler is None else wrapped
         restore_state(bare_optimizer, self.objective.named_parameters(), carried)
         try:
             self._run_steps(phase, phase_start, start, model, optimizer, bare_optimizer, meter, bar)
@@ -239,7 +241,10 @@ class _Loop:
             for parameter in parameters:
                 parameter.grad.mul_(factor)  # type: ignore[union-attr]
         limit = self.optimizer_settings.clip_norm
-        norm = self.accelerator.clip_grad_norm_(parameters, float("inf") if limit is None else limit)
+        if limit is None and self.accelerator.scaler is None:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        else:
+            norm = self.accelerator.clip_grad_norm_(parameters, float("inf") if limit is None else limit)
         # A gradient that overflows float16 is normal: the scaler skips that step.
         finite = torch.isfinite(totals[0]) & (torch.isfinite(norm) if self.accelerator.scaler is None else True)
         bad = torch.where(finite, -1, step + 1)

@@ -57,22 +57,30 @@ def gradients(task):
 
 
 def by_hand(task, data, seed, generator=None, start=None):
-    """Return v- and the gradients of contrastive divergence: <v h> of the model less <v h> of the data."""
+    """Return v- and the gradients of contrastive divergence: <v h> of the model less <v h> of the data.
+
+    Persistent chains start with hidden units; then the hidden units of their next step are returned in place of v-.
+    """
     linear, b = task.backbone.module[0][0], task.head.bias
     weight, c = linear.weight.detach(), linear.bias.detach()
     gaussian = task.kind == "gaussian"
     sigma = task.head.sigma if gaussian else torch.ones(5)
     torch.manual_seed(seed)
-    v = data if start is None else start
-    for _ in range(task.gibbs_steps):
-        h = torch.bernoulli(torch.sigmoid(v @ weight.T + c), generator=generator)
+
+    def draw(p):
+        return (torch.rand(p.shape, generator=generator) < p).float()
+
+    v = data
+    for step in range(task.gibbs_steps):
+        h = draw(torch.sigmoid(v @ weight.T + c)) if step or start is None else start
         mean = b.detach() + sigma**2 * (h @ weight) if gaussian else torch.sigmoid(h @ weight + b.detach())
         if not task.sample_visible:
             v = mean
         elif gaussian:
             v = mean + sigma * torch.empty_like(mean).normal_(generator=generator)
         else:
-            v = torch.bernoulli(mean, generator=generator)
+            v = draw(mean)
+    after = v if start is None else draw(torch.sigmoid(v @ weight.T + c))
     positive, negative = torch.sigmoid(data @ weight.T + c), torch.sigmoid(v @ weight.T + c)
     found = {name: torch.zeros(shape) for name, shape in (("W", (4, 5)), ("b", (5,)), ("c", (4,)))}
     share = len(data) / len(v)
@@ -81,7 +89,7 @@ def by_hand(task, data, seed, generator=None, start=None):
             found["W"] += sign * torch.outer(hidden[item], units[item])
             found["b"] += sign * (units[item] - (b.detach() if gaussian else 0)) / sigma**2
             found["c"] += sign * hidden[item]
-    return v, found
+    return after, found
 
 
 def assert_gradients(task, expected):
@@ -123,11 +131,11 @@ def test_nothing_flows_through_the_chain():
     task = machine(sample_visible=False, gibbs_steps=2)
     data = values(6, 5).requires_grad_()
     seen = []
-    plain = task._negative
-    task._negative = lambda pre: seen.append((pre, plain(pre))) or seen[-1][1]
+    plain = task._run_chain
+    task._run_chain = lambda hidden, generator: seen.append((hidden, plain(hidden, generator))) or seen[-1][1]
     task(data).loss_sum.backward()
-    ((pre, negative),) = seen
-    assert not pre.requires_grad
+    ((hidden, negative),) = seen
+    assert not hidden.requires_grad
     assert not negative.requires_grad
     assert data.grad.abs().sum() > 0  # the data's own energy has one
 
@@ -141,14 +149,17 @@ def test_the_convolutional_gradient_is_that_of_the_energy_differences(visible):
     conv = task.backbone.module[0]
     found = gradients(task)
 
+    def draw(p):
+        return (torch.rand(p.shape) < p).float()
+
     torch.manual_seed(3)
     v = data
     with torch.no_grad():
         for _ in range(2):
-            h = torch.bernoulli(torch.sigmoid(conv(v)))
+            h = draw(torch.sigmoid(conv(v)))
             sent = nn.functional.conv_transpose2d(h, conv.weight, stride=2, padding=1, output_padding=(0, 1))
             mean = torch.sigmoid(sent + task.head.bias) if visible == "bernoulli" else sent + task.head.bias
-            v = torch.bernoulli(mean) if visible == "bernoulli" else mean + torch.empty_like(mean).normal_()
+            v = draw(mean) if visible == "bernoulli" else mean + torch.empty_like(mean).normal_()
         # dF/dW of each kernel is minus the correlation of what goes in with the hidden units' probabilities.
         weight = torch.zeros_like(conv.weight)
         for sign, units in ((-1, data), (1, v)):
@@ -192,12 +203,12 @@ def test_persistent_chains_go_on_where_they_stood():
     for step in range(3):
         start = task.fantasies.clone()
         assert int(task.chain_steps) == step
-        negative, expected = by_hand(task, data, seed=0, generator=task._chain_generator(), start=start)
+        after, expected = by_hand(task, data, seed=0, generator=task._chain_generator(), start=start)
         task.zero_grad()
         torch.manual_seed(step)  # of the data's noise: the chains have numbers of their own
         task(data).loss_sum.backward()
         assert_gradients(task, expected)
-        assert torch.equal(task.fantasies, negative)
+        assert torch.equal(task.fantasies, after)
         assert not torch.equal(task.fantasies, start)
 
 
@@ -238,19 +249,19 @@ def test_evaluation_does_not_advance_the_chains_and_is_additive():
     assert int(task.chain_steps) == steps == 1
 
 
-def test_chains_begin_with_draws_from_the_visible_biases_and_follow_the_seed():
-    data = values(40, 5)
-    data[:, 0], data[:, 1] = 0.02, 0.98
-    data[0, :2] = 0.5
-    started = []
+def test_chains_begin_with_hidden_units_off_and_follow_the_seed():
+    data, after = values(40, 5), []
     for seed in (0, 0, 1):
         task = machine(persistent=True, chains=500, seed=seed)
         task.prepare(summarize(task.backbone, "hidden1", data.numpy()))
-        started.append(task.fantasies.clone())
-    assert set(started[0].unique().tolist()) == {0.0, 1.0}
-    assert started[0].mean(dim=0).tolist() == pytest.approx(data.mean(dim=0).tolist(), abs=0.08)
-    assert torch.equal(started[0], started[1])
-    assert not torch.equal(started[0], started[2])
+        assert not task.fantasies.any()
+        task(data)
+        after.append(task.fantasies.clone())
+    assert set(after[0].unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(after[0], after[1])
+    assert not torch.equal(after[0], after[2])
+    task.prepare(summarize(task.backbone, "hidden1", data.numpy()))
+    assert not task.fantasies.any()
 
 
 def test_chains_are_saved_and_restored(tmp_path):
