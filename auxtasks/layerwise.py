@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from auxtasks.checkpoint import read_json, write_text_atomically
 from auxtasks.data.images import ImageTable
 from auxtasks.data.plan import EpochPlan
 from auxtasks.data.row_feed import RowFeed
-from auxtasks.errors import LayerError
+from auxtasks.errors import CheckpointError, LayerError
 from auxtasks.features.cache import FeatureCache, prefix_digest
 from auxtasks.features.layer_inputs import Inputs, InputSummary, LayerInputs, read_rows, summarize
 from auxtasks.seeding import torch_seed
@@ -153,6 +154,7 @@ def pretrain_layerwise(
     missing = [name for name in names if name not in budget or name not in settings]
     if missing:
         raise LayerError(f"steps and optimizer by layer need an entry for each layer, found none for {missing[0]}.")
+    run.claim({**{name: budget[name] for name in names}, **({UNROLLED: unrolled_steps} if unrolled_steps else {})})
     tasks = [make_task(backbone, name) for name in names]  # all of them first: what is refused costs no training
     stack = DeepAutoencoder(tasks)
     frozen = backbone.frozen
@@ -184,33 +186,57 @@ class _Run:
     notes: list[str] = dataclasses.field(default_factory=list)
     _notes_of: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
+    def claim(self, stages: Mapping[str, int]) -> None:
+        """Take the folder for these stages, or find that it already is theirs.
+
+        Raises:
+            CheckpointError: it holds other stages; shows both.
+        """
+        if self.folder is None:
+            return
+        written = self.folder / "stages.json"
+        found = read_json(written) if written.is_file() else dict(stages)
+        if found != dict(stages):
+            raise CheckpointError(
+                f"{self.folder} holds a run of other stages, with their steps: {found} there, {dict(stages)} asked. "
+                "Ask for the same to go on with it, or choose another folder."
+            )
+        if join_processes().is_main_process:
+            write_text_atomically(written, json.dumps(dict(stages)) + "\n")
+
     def train_layer(self, task: LayerTask, steps: int, optimizer: OptimizerSettings) -> TrainingResult:
         """Train one layer, with all others frozen."""
         self.backbone.freeze(set(self.backbone.layer_names) - {task.layer})
         position = self.backbone.position(task.layer)
         below = prefix_digest(self.backbone, self.backbone.layer_names[position - 1]) if position else None
-        # Asked for when they are needed: a finished layer needs none.
-        inputs = functools.cache(lambda: _in_turn(self.inputs, task.layer))
-        held_out = functools.cache(lambda items: _in_turn(items, task.layer))
-        if not self._is_finished(task.layer, steps):
-            summary = summarize(self.backbone, task.layer, inputs())
-            task.prepare(summary)
-            self._keep_note(task.layer, summary)
-        self.notes += self._kept_notes(task.layer)
-        recompute = self._recomputing(position)
-
-        def read(rows: Rows) -> Tensor:
-            return recompute(rows) if recompute else read_rows(inputs(), rows)
-
-        return self._train(
+        began = time.perf_counter()
+        read: Callable[[Rows], Tensor] = _nothing
+        held_out = None
+        if not self._is_finished(task.layer, steps):  # a finished layer needs no inputs: it is only read
+            inputs, held_out = self._prepare(task)
+            read = self._recomputing(position) or functools.partial(read_rows, inputs)
+        result = self._train(
             task,
             task.layer,
             read,
             steps,
             optimizer,
             identity={"weights below": below},
-            validate=None if self.held_out is None else lambda: task.evaluate(held_out(self.held_out)),
+            validate=None if held_out is None else functools.partial(task.evaluate, held_out),
         )
+        self.notes += self._kept_notes(task.layer)
+        return dataclasses.replace(result, seconds=time.perf_counter() - began)  # with the passes that fill the inputs
+
+    def _prepare(self, task: LayerTask) -> tuple[Inputs, Inputs | None]:
+        """Return a layer's inputs, and those of held-out items, after the task has looked at both."""
+        inputs = _in_turn(self.inputs, task.layer)
+        summary = summarize(self.backbone, task.layer, inputs)
+        held_out = None if self.held_out is None else _in_turn(self.held_out, task.layer)
+        if held_out is not None:
+            task.refuse(summarize(self.backbone, task.layer, held_out))
+        task.prepare(summary)
+        self._keep_note(task.layer, summary)
+        return inputs, held_out
 
     def _keep_note(self, layer: str, summary: InputSummary) -> None:
         """Say what is remarkable of a layer's inputs; in its folder, for a run that finds the layer finished."""
@@ -307,6 +333,10 @@ def _in_turn(items: LayerInputs, layer: str) -> Inputs:
     """Return a layer's inputs: the first process computes them, and the others find them where a cache keeps them."""
     with join_processes().main_process_first():
         return items.of(layer)
+
+
+def _nothing(rows: Rows) -> Tensor:
+    raise AssertionError(f"a finished layer was asked for {len(rows)} items")
 
 
 def _lowest_layers(backbone: Backbone, layers: Sequence[str] | None) -> list[str]:

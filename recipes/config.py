@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from auxtasks.errors import RecipeError
 from recipes.schema import Recipe
+from recipes.task_schema import TASK_NAMES
 
 __all__ = [
     "Recipe",
@@ -167,7 +168,7 @@ def _apply_override(value: dict[str, Any], override: str) -> str | None:
     return None
 
 
-_TAGS = {("task", name) for name in ("face_pairs", "shuffled_sentences", "layer_autoencoder", "layer_rbm")}
+_TAGS = {("task", name) for name in TASK_NAMES}
 
 # What pydantic adds to a place for each type that a value may have, and how it names that type in an error.
 _SCALARS = {"str": "string", "int": "int", "float": "float", "bool": "bool"}

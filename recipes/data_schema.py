@@ -82,7 +82,9 @@ class Alignment(Strict):
 class Data(Source):
     """What is pretrained on."""
 
-    holdout: Share = Field(default=0.1, description="share of the people, or sentences, kept out for validation")
+    holdout: Share = Field(
+        default=0.1, description="share of the people, sentences or pictures kept out for validation"
+    )
     validation: Part | None = Field(default=None, description="sentences to validate on, instead of a share")
     streaming: bool = Field(default=False, description="read texts as they are needed, for what does not fit a disk")
     validation_items: Positive | None = Field(default=None, description="validate on so many of them at most")

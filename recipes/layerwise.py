@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from auxtasks.backbones import Backbone
-from auxtasks.backbones.linear_map import linear_map
 from auxtasks.data.images import ImageTable, decode_images
 from auxtasks.errors import DataError, InputMismatchError
 from auxtasks.features.batches import picture_batch
@@ -147,13 +146,17 @@ class LayerwisePretraining:
         return picture_leaks(self.recipe, name, target, data, unlabelled)
 
 
+def _sees_pixels(part: torch.nn.Module) -> bool:
+    return isinstance(part, torch.nn.Conv2d | torch.nn.Linear)
+
+
 def _pictures(stack: DeepAutoencoder, table: ImageTable) -> dict[str, NDArray[np.uint8]]:
     """Return pictures of what was learnt, by file name: filters, if the lowest layer has any, and reconstructions."""
     backbone = stack.backbone
-    lowest = linear_map(backbone, backbone.layer_names[0])
+    weighted = next((part for part in backbone.lower(backbone.layer_names[0]).modules() if _sees_pixels(part)), None)
     found = {}
-    if lowest is not None:
-        weights = lowest.module.weight.detach().cpu()
+    if weighted is not None:
+        weights = weighted.get_parameter("weight").detach().cpu()
         shape = tuple(weights.shape[1:]) if weights.ndim == 4 else backbone.input.shape
         found["filters.png"] = filter_grid(weights[:SHOWN_FILTERS].reshape(-1, *shape).numpy())
     height, width = backbone.input.shape[1:]

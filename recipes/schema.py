@@ -253,7 +253,7 @@ class Recipe(Strict):
 
     def _unfit_for_pictures(self) -> Iterator[str]:
         if self.data.validation_items is not None:
-            yield "data.validation_items: for texts; the share of people held out is data.holdout"
+            yield "data.validation_items: for texts; the share of people, or of pictures, held out is data.holdout"
 
     def _unfit_for_texts(self) -> Iterator[str]:
         data = self.data

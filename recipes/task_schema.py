@@ -8,7 +8,9 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from recipes.data_schema import NotNegative, Positive, Share, Strict
 
-__all__ = ["Augment", "FacePairs", "LayerAutoencoder", "LayerRBM", "Layerwise", "ShuffledSentences", "Task"]
+__all__ = [
+    "TASK_NAMES", "Augment", "FacePairs", "LayerAutoencoder", "LayerRBM", "Layerwise", "ShuffledSentences", "Task",
+]  # fmt: skip
 
 
 class Augment(Strict):
@@ -128,6 +130,9 @@ class LayerRBM(Layerwise):
     initial_scale: Annotated[float, Field(gt=0)] | None = Field(
         default=0.01, description="standard deviation of the first weights; null keeps those of the backbone"
     )
+
+
+TASK_NAMES = ("face_pairs", "shuffled_sentences", "layer_autoencoder", "layer_rbm")
 
 
 def _task_name(value: object) -> object:

@@ -90,14 +90,14 @@ class FeatureCache:
         Raises:
             DataError: they would not fit the limit or the disk; says how large they would be.
         """
+        place = None if self._folder is None else self._folder / key
+        if place is not None and (kept := _read(place, shapes)) is not None:
+            return kept
         self._check_room(sum(4 * math.prod(shape) for shape in shapes.values()), what)
-        if self._folder is None:
+        if place is None:
             arrays = {name: np.empty(shape, np.float32) for name, shape in shapes.items()}
             fill(arrays)
             return arrays
-        place = self._folder / key
-        if (kept := _read(place, shapes)) is not None:
-            return kept
         with checkpoint.atomic_folder(place) as temporary:
             # Written where they stay: what is computed need not fit into memory.
             files = {name: temporary / f"{name}.npy" for name in shapes}
@@ -117,8 +117,8 @@ class FeatureCache:
         allowed = min(self._limit, free)
         if needed > allowed:
             raise DataError(
-                f"{what} would take {needed / 1e6:,.0f} MB; {allowed / 1e6:,.0f} MB are "
-                'allowed or free. Ask for fewer layers, pool them ("mean" instead of "flatten"), or raise the limit.'
+                f"{what} would take {needed / 1e6:,.0f} MB; {allowed / 1e6:,.0f} MB are allowed or free. Ask for fewer "
+                'layers or items, pool layers ("mean" instead of "flatten"), free the disk, or raise the limit.'
             )
 
 

@@ -67,7 +67,7 @@ class LayerInputs:
 
     Raises:
         InputMismatchError: a source that does not fit the backbone.
-        DataError: no items, or values that are not finite; names the rows.
+        DataError: no items.
 
     Example:
         >>> from auxtasks.backbones import mlp
@@ -121,6 +121,7 @@ class LayerInputs:
             "version": EXTRACTION_VERSION,
             "weights": prefix_digest(self._backbone, below),
             "family": [self._backbone.family.name, dict(self._backbone.family.arguments)],
+            "input": self._backbone.input.to_json(),
             "layer output": below,
             "items": self.fingerprint,
         }
@@ -201,4 +202,4 @@ def _lowest(backbone: Backbone, source: ImageTable | NDArray[np.float32]) -> tup
             f"of shape {source.shape[1:]}."
         )
     contiguous = np.ascontiguousarray(source)
-    return contiguous, hashlib.sha256(contiguous.tobytes()).hexdigest()
+    return contiguous, hashlib.sha256(contiguous.data).hexdigest()

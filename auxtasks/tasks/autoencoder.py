@@ -121,6 +121,11 @@ class LayerAutoencoder(LayerTask):
             "decoder seed": None if self.tied else self.seed,
         }  # fmt: skip
 
+    def refuse(self, summary: InputSummary) -> None:
+        """Refuse inputs that cross-entropy is not for."""
+        if self.loss == "cross_entropy":
+            refuse_outside_unit(self.layer, summary, UNBOUNDED)
+
     def prepare(self, summary: InputSummary) -> None:
         """Refuse inputs that cross-entropy is not for, or that hold nothing to learn; begin with their means.
 
@@ -128,10 +133,8 @@ class LayerAutoencoder(LayerTask):
             DataError: says what was found, where, and what to do.
         """
         refuse_without_change(self.layer, summary)
-        if self.loss == "cross_entropy":
-            refuse_outside_unit(self.layer, summary, UNBOUNDED)
-        probable = summary.mean.clamp(0.01, 0.99)  # a feature that never changes shall not begin at infinity
-        self.head.begin_with(torch.logit(probable) if self.loss == "cross_entropy" else summary.mean)
+        self.refuse(summary)
+        self.head.begin_with(summary.mean, as_logits=self.loss == "cross_entropy")
 
     def decode(self, hidden: Tensor) -> Tensor:
         """Return the layer's inputs (B, ...) as its output tells them."""

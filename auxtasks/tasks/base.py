@@ -4,8 +4,8 @@ To add a task:
 
 1. subclass `AuxTask` in a file of its own here, and export it in ``auxtasks/tasks/__init__.py``;
 2. give it `prepare`, `plan`, `transform`, `collate`, `forward` and `evaluator`;
-3. give it options in ``recipes/schema.py`` and a line in ``recipes/build.py``; where its data is of another kind, a
-   file such as ``recipes/sentences.py``, which `read_pretraining` in ``recipes/run.py`` chooses;
+3. give it options and a name in ``recipes/task_schema.py``, and a line in ``recipes/build.py``; where its data is of
+   another kind, a file such as ``recipes/sentences.py``, which `read_pretraining` in ``recipes/run.py`` chooses;
 4. write a recipe in ``recipes/configs`` and put its name in ``tests/recipes/test_configs.py``;
 5. show in ``tests/auxtasks`` that it learns, that shuffled labels do not, and that 2 processes equal 1.
 

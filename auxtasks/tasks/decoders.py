@@ -24,10 +24,13 @@ class Decoder(nn.Module, ABC):
         """Return logits, or values, in the shape of the layer's input."""
 
     @torch.no_grad()
-    def begin_with(self, values: Tensor) -> None:
-        """Let the bias be these values, of one item (...); where a channel has one bias, their mean over it."""
-        per_channel = values.ndim == 3 and self.bias.numel() != values.numel()
-        self.bias.copy_((values.mean(dim=(1, 2)) if per_channel else values).reshape(self.bias.shape))
+    def begin_with(self, mean: Tensor, *, as_logits: bool) -> None:
+        """Let the bias give the inputs' mean, of one item (...); where a channel has one bias, the mean over it."""
+        per_channel = mean.ndim == 3 and self.bias.numel() != mean.numel()
+        values = mean.mean(dim=(1, 2)) if per_channel else mean
+        # A feature that never changes shall not begin at infinity.
+        values = torch.logit(values.clamp(0.01, 0.99)) if as_logits else values
+        self.bias.copy_(values.reshape(self.bias.shape))
 
 
 class TiedDecoder(Decoder):

@@ -56,7 +56,9 @@ class DeepAutoencoder(BackboneTask):
 
     def encode(self, batch: Tensor) -> Tensor:
         """Return the highest layer's output from the lowest layer's inputs."""
-        hidden = self._tasks[0].visible(batch)
+        return self._up(self._tasks[0].visible(batch))
+
+    def _up(self, hidden: Tensor) -> Tensor:
         for task in self._tasks:
             hidden = task.encode(hidden)
         return hidden
@@ -88,9 +90,7 @@ class DeepAutoencoder(BackboneTask):
         return mean_measures(self, measure, inputs, batch_size)
 
     def _losses(self, clean: Tensor) -> Tensor:
-        hidden = clean
-        for task in self._tasks:
-            hidden = task.encode(hidden)
+        hidden = self._up(clean)
         for task in reversed(self._tasks[1:]):
             hidden = task.decode(hidden)
         return self._tasks[0].reconstruction_loss(hidden, clean)

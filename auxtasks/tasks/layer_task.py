@@ -61,6 +61,13 @@ class LayerTask(BackboneTask):
         """JSON values that make this task what it is."""
         return {**super().settings, "layer": self.layer}
 
+    def refuse(self, summary: InputSummary) -> None:
+        """Refuse values that the task cannot model, of items to train on or held out; a subclass says which.
+
+        Raises:
+            DataError: says what was found, where, and what to do.
+        """
+
     @abstractmethod
     def prepare(self, summary: InputSummary) -> None:
         """Refuse inputs that the task cannot model, and begin with biases that fit them.
@@ -123,7 +130,9 @@ def mean_measures(
     module.train(was_training)
     means = {name: value / len(inputs) for name, value in sums.items()}
     if not all(math.isfinite(value) for value in means.values()):
-        raise TrainingError(f"metrics on held-out items are not finite: {means}.")
+        raise TrainingError(
+            f"metrics on held-out items are not finite: {means}. Look for broken inputs, or lower the learning rate."
+        )
     return means
 
 

@@ -15,7 +15,7 @@ from auxtasks.energies import draw_bits, flip_one, pseudo_log_likelihood
 from auxtasks.errors import LayerError, TrainingError
 from auxtasks.features.layer_inputs import InputSummary
 from auxtasks.seeding import torch_seed
-from auxtasks.tasks.input_checks import refuse_unbounded_below, refuse_without_change
+from auxtasks.tasks.input_checks import refuse_outside_unit, refuse_unbounded_below, refuse_without_change
 from auxtasks.tasks.layer_task import LayerTask, mean_square
 from auxtasks.tasks.visible_units import BernoulliUnits, GaussianUnits, VisibleUnits
 from auxtasks.training.objective import StepOutput
@@ -34,7 +34,7 @@ class LayerRBM(LayerTask):
 
     Chains that begin at the data draw on each process for itself: N processes compute what one does in distribution,
     not number by number. Persistent chains are the same on all processes, and then so is the result. They, and the
-    running activity, move once for every micro-batch: accumulation makes another run of a task that has either.
+    running activity, move once for every micro-batch: accumulation is refused for a task that has either.
 
     Args:
         backbone: its other layers stay as they are.
@@ -104,6 +104,8 @@ class LayerRBM(LayerTask):
             )
         if visible == "bernoulli":
             refuse_unbounded_below(backbone, layer, 'visible="gaussian"')
+        if initial_scale is not None and initial_scale <= 0:
+            raise TrainingError(f"initial_scale is a standard deviation above 0, or None, found {initial_scale}.")
         self._linear = (found,)  # in a tuple, since its module is the backbone's own
         # Of a picture that a convolution takes, one bias for each channel.
         shape = found.shape if len(found.shape) == 1 else (found.shape[0], 1, 1)
@@ -123,6 +125,11 @@ class LayerRBM(LayerTask):
         self.activity: Tensor
         self.fantasies: Tensor
         self.chain_steps: Tensor
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether a batch may be cut into micro-batches: not where a forward moves chains or the running activity."""
+        return not self.persistent and not self.sparsity_cost
 
     @property
     def linear(self) -> LinearMap:
@@ -150,6 +157,11 @@ class LayerRBM(LayerTask):
             "chain seed": self.seed,
         }  # fmt: skip
 
+    def refuse(self, summary: InputSummary) -> None:
+        """Refuse inputs that binary units cannot be."""
+        if self.kind == "bernoulli":
+            refuse_outside_unit(self.layer, summary, 'visible="gaussian"')
+
     @torch.no_grad()
     def prepare(self, summary: InputSummary) -> None:
         """Refuse inputs that the visible units cannot be, and begin with biases that give their means.
@@ -158,11 +170,13 @@ class LayerRBM(LayerTask):
             DataError: says what was found, where, and what to do.
         """
         refuse_without_change(self.layer, summary)
+        self.refuse(summary)
         self.head.begin_with(self.layer, summary)
         if self.initial_scale is not None:
             self._begin_small(self.initial_scale)
         self.fantasies.zero_()
         self.chain_steps.zero_()
+        self.activity.fill_(self.sparsity_target)
 
     def _begin_small(self, scale: float) -> None:
         weight, bias = self.linear.module.weight, self.linear.module.bias
@@ -179,7 +193,6 @@ class LayerRBM(LayerTask):
         """Return how unlikely the true visible units are given hidden ones, (B,), in nats up to a constant."""
         return self.head.reconstruction_loss(self.linear.down(hidden), self._flat(clean))
 
-    @torch.no_grad()
     def _run_chain(self, hidden: Tensor, generator: torch.Generator | None) -> Tensor:
         """Return visible units after k steps from hidden ones."""
         visible = self._visible_from(hidden, generator)
@@ -200,12 +213,14 @@ class LayerRBM(LayerTask):
     def forward(self, batch: Tensor) -> StepOutput:
         """Compute the surrogate of a micro-batch (B, ...) of the layer's inputs."""
         visible = self._flat(self.visible(batch))
-        if self.persistent:
-            negative, pre, negative_pre = self._persistent_phases(visible)
-        else:
-            pre = self._up(visible)
-            negative = self._run_chain(draw_bits(torch.sigmoid(pre.detach())), None)
-            negative_pre = self._up(negative)
+        generator = self._chain_generator() if self.persistent else None
+        negative = self._negative(visible, generator)
+        # Both phases in one product: so their difference is rounded once, and the gradient is one product as well.
+        both = self._up(torch.cat([visible, negative]))
+        pre, negative_pre = both[: len(visible)], both[len(visible) :]
+        if self.persistent and self.training:
+            self.fantasies.copy_(draw_bits(torch.sigmoid(negative_pre.detach()), generator))
+            self.chain_steps.add_(1)
         # The chains' mean, as often as there are items: so it is the same however a batch is split.
         loss = self.head.free_energy(visible, pre).sum()
         loss = loss - len(visible) * self.head.free_energy(negative, negative_pre).mean()
@@ -219,18 +234,12 @@ class LayerRBM(LayerTask):
                 metrics["reconstruction_error"] = mean_square(self.head.means(self.linear.down(units)) - visible).mean()
         return StepOutput(loss, loss.new_tensor(float(len(visible))), metrics)
 
-    def _persistent_phases(self, visible: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return v- of the persistent chains, and what hidden units get from v+ and v-; the chains move on.
-
-        Both in one product: then the gradient is one product as well, and no sum of two as large as the weights.
-        """
-        generator = self._chain_generator()
-        negative = self._run_chain(self.fantasies, generator)
-        both = self._up(torch.cat([visible, negative]))
-        if self.training:
-            self.fantasies.copy_(draw_bits(torch.sigmoid(both[len(visible) :].detach()), generator))
-            self.chain_steps.add_(1)
-        return negative, both[: len(visible)], both[len(visible) :]
+    @torch.no_grad()
+    def _negative(self, visible: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return v-: of chains that begin at the data, or of those that go on."""
+        if self.persistent:
+            return self._run_chain(self.fantasies, generator)
+        return self._run_chain(draw_bits(torch.sigmoid(self._up(visible)), generator), generator)
 
     def _up(self, visible: Tensor) -> Tensor:
         """Return what hidden units get, in float32: bfloat16 keeps two digits of an energy, a sum of many terms."""

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from auxtasks.energies import bernoulli_free_energy, draw_bits, gaussian_free_energy
 from auxtasks.errors import DataError
 from auxtasks.features.layer_inputs import InputSummary
-from auxtasks.tasks.input_checks import refuse_outside_unit
 
 __all__ = ["BernoulliUnits", "GaussianUnits", "VisibleUnits"]
 
@@ -72,7 +71,7 @@ class BernoulliUnits(VisibleUnits):
     @torch.no_grad()
     def begin_with(self, layer: str, summary: InputSummary) -> None:
         """Begin with the log odds of the means (Hinton 2010, section 8), bounded for units that never change."""
-        refuse_outside_unit(layer, summary, 'visible="gaussian"')
+        del layer  # nothing to refuse of it
         self.bias.copy_(torch.logit(self._by_unit(summary.mean).clamp(0.01, 0.99)))
 
     def means(self, sent: Tensor) -> Tensor:

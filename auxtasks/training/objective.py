@@ -41,6 +41,11 @@ class Objective(nn.Module, ABC):
     compares_items: ClassVar[bool] = False
     log_metrics: bool = True
 
+    @property
+    def accumulates(self) -> bool:
+        """Whether cutting a batch into accumulated micro-batches leaves what is trained the same."""
+        return not self.compares_items
+
     @abstractmethod
     def forward(self, batch: Any) -> StepOutput:
         """Compute the loss of a micro-batch. All that needs a gradient goes through here."""

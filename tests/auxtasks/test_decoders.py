@@ -101,17 +101,17 @@ def test_the_seed_makes_the_weights_and_leaves_the_global_generator_alone():
 def test_the_bias_begins_with_what_it_is_told():
     values = torch.arange(6.0)
     dense = untied_decoder((6,), (3,), seed=0)
-    dense.begin_with(values)
+    dense.begin_with(values, as_logits=False)
     assert torch.equal(dense.bias, values)
     picture = torch.rand(2, 7, 6)
     for decoder in (tied(conv_backbone(), "only"), untied_decoder((2, 7, 6), (3, 4, 3), seed=0)):
-        decoder.begin_with(picture)
+        decoder.begin_with(picture, as_logits=False)
         assert decoder.bias.flatten().tolist() == pytest.approx([picture[0].mean().item(), picture[1].mean().item()])
     pixels = tied(mlp(size=2, channels=3, hidden=[5]), "hidden1")
-    pixels.begin_with(torch.arange(12.0).view(3, 2, 2))
+    pixels.begin_with(torch.arange(12.0).view(3, 2, 2), as_logits=False)
     assert torch.equal(pixels.bias, torch.arange(12.0))
     dot = untied_decoder((3, 1, 1), (2, 1, 1), seed=0)  # pictures of one pixel: a channel is a feature
-    dot.begin_with(torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1))
+    dot.begin_with(torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1), as_logits=False)
     assert dot.bias.flatten().tolist() == [1.0, 2.0, 3.0]
     for decoder, hidden in ((dense, (3,)), (pixels, (5,)), (dot, (2, 1, 1))):
         assert torch.equal(decoder(torch.zeros(1, *hidden)).flatten(), decoder.bias.flatten())

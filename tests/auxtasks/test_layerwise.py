@@ -392,7 +392,7 @@ def test_a_finished_layer_costs_no_steps_and_no_pass(tmp_path, monkeypatch):
     monkeypatch.setattr(LayerInputs, "_compute", watched)
     with pytest.raises(StoppedError, match="in the middle of a step"):
         run(tmp_path, make=counted(MAKES["noise"], [], at=("hidden3", 6)), validation=vectors(seed=1))
-    assert passes == ["hidden1", "hidden1", "hidden2"]  # of the source, of the held-out items, of the source
+    assert passes == ["hidden1", "hidden1", "hidden2", "hidden2"]  # of the source and of the held-out items
     passes.clear()
     calls = []
     run(tmp_path, make=counted(MAKES["noise"], calls), validation=vectors(seed=1))
@@ -428,7 +428,6 @@ def test_a_cache_changes_no_bit(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": 5}, r"steps: \[9\] there, \[5\] asked"),
         ({"batch_size": 10}, "batch_size: 12 there, 10 asked"),
         ({"seed": 4}, "seed: .* there, .* asked"),
         ({"optimizer": MOMENTUM}, "optimizer: .*'adamw'.* there, .*'sgd'.* asked"),
@@ -453,10 +452,27 @@ def test_other_settings_are_refused(tmp_path, straight, change, message):
 
 def test_other_settings_of_one_stage_are_refused_there(tmp_path, straight):
     folder = shutil.copytree(straight["noise"], tmp_path / "copy")
-    for change in ({"steps": {**dict.fromkeys(STAGES, STEPS), "hidden2": 5}},
-                   {"optimizer": {**dict.fromkeys(STAGES, ADAM), "hidden2": MOMENTUM}}):  # fmt: skip
-        with pytest.raises(CheckpointError, match=r"layers/hidden2/.* was written with other settings: "):
-            run_case("noise", folder, **change)
+    optimizer = {**dict.fromkeys(STAGES, ADAM), "hidden2": MOMENTUM}
+    with pytest.raises(CheckpointError, match=r"layers/hidden2/.* was written with other settings: "):
+        run_case("noise", folder, optimizer=optimizer)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": 5},
+        {"steps": {**dict.fromkeys(STAGES, STEPS), "hidden2": 5}},
+        {"layers": ["hidden1"]},
+        {"unrolled_steps": 0},
+    ],
+)
+def test_other_stages_are_refused_and_nothing_is_lost(tmp_path, straight, change):
+    # Else an older and longer run's backbone would stay the newest checkpoint of the folder.
+    folder = shutil.copytree(straight["noise"], tmp_path / "copy")
+    before = sorted(path.relative_to(folder) for path in folder.rglob("*"))
+    with pytest.raises(CheckpointError, match=r"holds a run of other stages, with their steps: .* there, .* asked"):
+        run_case("noise", folder, **change)
+    assert sorted(path.relative_to(folder) for path in folder.rglob("*")) == before
 
 
 def test_a_layer_on_other_weights_below_is_refused(tmp_path):
@@ -519,7 +535,7 @@ def test_what_one_task_refuses_costs_no_training():
     assert calls == []
     vision = timm_backbone("test_vit", size=32)
     with pytest.raises(LayerError, match='layer "pooled" of timm has no parameters: there is nothing to train in it'):
-        run(make=functools.partial(LayerAutoencoder, tied=False), backbone=vision,
+        run(make=functools.partial(LayerAutoencoder, tied=False, loss="squared_error"), backbone=vision,
             source=np.zeros((20, 3, 32, 32), np.float32))  # fmt: skip
 
 
@@ -555,10 +571,23 @@ def test_a_layer_whose_inputs_died_is_refused():
         run(make=make, backbone=backbone, optimizer=OptimizerSettings(learning_rate=0.0))
 
 
-def test_inputs_of_a_higher_layer_that_are_no_probabilities_are_refused_there():
+def test_inputs_of_a_higher_layer_that_are_no_probabilities_are_refused_before_any_training(tmp_path):
     backbone = mlp(width=8, hidden=[5, 4], activation="tanh")
-    with pytest.raises(DataError, match=r"the inputs of layer hidden2 range from -0\.\d+ to 0\.\d+.*layer of sigmoids"):
-        run(backbone=backbone)
+    with pytest.raises(
+        DataError, match=r"layer hidden2 would take its inputs for probabilities.*a layer of tanh units"
+    ):
+        run(tmp_path / "run", backbone=backbone)
+    assert not (tmp_path / "run" / "layers").exists()
+
+
+@pytest.mark.parametrize("make", [LayerAutoencoder, LayerRBM])
+def test_held_out_items_are_looked_at_as_well(make):
+    beyond = vectors(seed=1) * 3
+    with pytest.raises(DataError, match=r"the inputs of layer hidden1 range from .* probabilities are from 0 to 1"):
+        run(make=make, validation=beyond)
+    beyond[3, 1] = np.nan
+    with pytest.raises(DataError, match="row 3 of the inputs of hidden1 holds a value that is NaN"):
+        run(make=make, validation=beyond)
 
 
 def test_an_error_leaves_no_layer_frozen():

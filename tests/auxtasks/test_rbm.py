@@ -19,7 +19,7 @@ from auxtasks.features.layer_inputs import summarize
 from auxtasks.layerwise import pretrain_layerwise
 from auxtasks.tasks import LayerRBM
 from auxtasks.training.optim import OptimizerSettings
-from auxtasks.training.settings import LoopSettings
+from auxtasks.training.settings import LoopSettings, check_settings
 
 SELDOM = LoopSettings(log_every=0, show_progress=False)
 
@@ -262,6 +262,14 @@ def test_chains_begin_with_hidden_units_off_and_follow_the_seed():
     assert not torch.equal(after[0], after[2])
     task.prepare(summarize(task.backbone, "hidden1", data.numpy()))
     assert not task.fantasies.any()
+
+
+@pytest.mark.parametrize("options", [{"persistent": True}, {"sparsity_cost": 0.1}])
+def test_accumulation_is_refused_where_every_forward_moves_a_state(options):
+    settings = LoopSettings(accumulation=2)
+    with pytest.raises(TrainingError, match="LayerRBM has a state that every forward moves on"):
+        check_settings(machine(**options), settings)
+    check_settings(machine(), settings)
 
 
 def test_chains_are_saved_and_restored(tmp_path):
@@ -514,11 +522,17 @@ def test_mixed_precision_keeps_the_energies_whole():
     # 500 hidden units make a free energy of some hundred nats, of which bfloat16 holds two digits.
     backbone = mlp(width=50, hidden=[500], activation="sigmoid")
     task = LayerRBM(backbone, "hidden1", persistent=True, chains=20)
+    task.head.bias.data.copy_(torch.linspace(-3, 3, 50))
     data = values(301, 50)
     task.eval()
     expected = task(data)
+    expected.loss_sum.backward()
+    exact = task.head.bias.grad.clone()
+    task.zero_grad()
     with torch.autocast("cpu", torch.bfloat16):
         found = task(data)
+    found.loss_sum.backward()
+    torch.testing.assert_close(task.head.bias.grad, exact, rtol=0, atol=1e-3)  # b.v has no product in it
     assert found.loss_sum.dtype == torch.float32
     assert found.weight.item() == 301
     assert found.loss_sum.item() / 301 == pytest.approx(expected.loss_sum.item() / 301, abs=0.1)

@@ -7,7 +7,7 @@ import pytest
 
 from auxtasks.errors import InputMismatchError, TransferError
 from auxtasks.features.extract import extract
-from transfer import arms, fewshot, raw_arms
+from transfer import arms, fewshot, raw_arms, tested
 from transfer.arms import FeatureArm, TunedArm
 from transfer.choices import Candidate, Validation, cross_validated
 from transfer.fewshot import FewShot, evaluate_target
