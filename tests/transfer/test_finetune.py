@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import log_loss
 
-from auxtasks.backbones import build, pool_layer
+from auxtasks.backbones import build, mlp, pool_layer
 from auxtasks.data.augment import Augment, center
 from auxtasks.errors import InputMismatchError, LayerError, TransferError
 from auxtasks.features.batches import picture_batch
 from auxtasks.features.extract import extract
+from auxtasks.layerwise import pretrain_layerwise
+from auxtasks.tasks import LayerRBM
 from auxtasks.training import engine
 from auxtasks.training.settings import LoopSettings
 from transfer import finetune
@@ -404,3 +406,12 @@ def test_other_pictures_and_layers_are_refused(backbone, quadrants):
         fine_tune(colour, "stage1", "mean", quadrants, quadrants.labels, n_classes=4)
     with pytest.raises(LayerError, match=r'no layer "stage7".*stem, stage1, stage2, embedding'):
         fine_tune(backbone, "stage7", "mean", quadrants, quadrants.labels, n_classes=4)
+
+
+def test_of_a_stack_that_was_pretrained_layer_by_layer_the_upper_layers_alone_can_be_fine_tuned(quadrants):
+    stack = mlp(size=16, hidden=[12, 8, 6], activation="sigmoid")
+    pretrain_layerwise(stack, quadrants, LayerRBM, steps=4, batch_size=8, loop=LoopSettings(show_progress=False))
+    before = weights_of(stack)
+    tuning = Tuning(stages=(Stage(5, top_layers=2),))
+    tuned = fine_tune(stack, "hidden3", "auto", quadrants, quadrants.labels, n_classes=4, tuning=tuning)
+    assert moved_layers(tuned.backbone, before) == {"hidden2", "hidden3"}
