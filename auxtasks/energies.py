@@ -40,7 +40,7 @@ def bernoulli_free_energy(visible: Tensor, pre: Tensor, bias: Tensor) -> Tensor:
     if bias.ndim == 1:
         # A product with a vector takes half the time of the same sum written out. Under autocast it would be rounded.
         with torch.autocast(visible.device.type, enabled=False):
-            linear = visible.float() @ bias
+            linear = visible.to(bias.dtype) @ bias
     else:
         linear = (visible * bias).flatten(1).sum(dim=1)
     return -linear - _softplus(pre).flatten(1).sum(dim=1)
