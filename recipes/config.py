@@ -103,6 +103,12 @@ def _paths(recipe: Recipe) -> dict[str, str | None]:
     return {
         "data.path": recipe.data.path,
         **{f"targets.{name}.path": target.path for name, target in recipe.targets.items()},
+        **{
+            f"targets.{name}.{key}.path": None
+            for name, target in recipe.targets.items()
+            for key, part in (("test", target.test), ("validation", target.validation))
+            if part is not None and part.lacks_path
+        },
         **{f"minimal_pairs.{name}.path": pairs.path for name, pairs in recipe.minimal_pairs.items()},
     }
 

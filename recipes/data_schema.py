@@ -61,6 +61,11 @@ class Part(Strict):
         """Leave out what was not said: written out as null, it would take away what the source says."""
         return {key: value for key, value in write(self).items() if key in self.model_fields_set}
 
+    @property
+    def lacks_path(self) -> bool:
+        """Whether it has a path of its own that nobody has told yet."""
+        return self.model_fields_set == {"path"} and self.path is None
+
     def changes(self, source: Source) -> dict[str, Any]:
         """Return the values that are otherwise in this part than in its source."""
         merged = {

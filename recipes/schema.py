@@ -247,7 +247,7 @@ class Recipe(Strict):
             if test and validation and test.changes(target) == validation.changes(target) != {}:
                 yield f"targets.{name}.validation: the same data as the test; say what is different of it"
         for key, (source, part) in parts.items():
-            if part is not None and not part.changes(source):
+            if part is not None and not part.lacks_path and not part.changes(source):
                 keys = ", ".join(Part.model_fields)
                 yield f"{key}: the same data again; say what is different of it ({keys}), or leave it out"
 

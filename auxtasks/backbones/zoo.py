@@ -35,9 +35,9 @@ def build(name: str, /, **arguments: object) -> Backbone:
     Example:
         >>> build("mlp", width=4, hidden=[8]).layer_names
         ('hidden1',)
-        >>> build("mlp", width=4, hiden=[8])
+        >>> build("convnet", wdths=[8])
         Traceback (most recent call last):
-        auxtasks.errors.BackboneError: mlp: no argument "hiden". Allowed: width, hidden, seed. Did you mean "hidden"?
+        auxtasks.errors.BackboneError: convnet: no argument "wdths". Allowed: size, channels, widths, ... "widths"?
     """
     family, given = _expand(name, arguments)
     known = builders()

@@ -18,7 +18,7 @@ import transfer
 from auxtasks.checkpoint import read_tensors
 from auxtasks.data.corruptions import KINDS, ORDER_ONLY
 from auxtasks.errors import CheckpointError, DataError
-from recipes import run
+from recipes import run, training
 from recipes.config import load_recipe
 from recipes.predict import predict_files
 from recipes.run import run_recipe
@@ -255,8 +255,8 @@ def test_the_backbone_loads_without_this_package(done):
 
 def test_a_finished_run_is_not_done_again(command_line, done, folder, tmp_path, monkeypatch):
     place = shutil.copytree(done, tmp_path / "copy")
-    for name in ("pretrain", "train_tokenizer", "evaluate_target"):
-        monkeypatch.setattr(run, name, lambda *_, **__: pytest.fail("done again"))
+    for module, name in ((training, "pretrain"), (run, "train_tokenizer"), (run, "evaluate_target")):
+        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("done again"))
     before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
     called = command_line("run", folder / "recipe.yaml", "--out", place)
     assert called.code == 0, called.err

@@ -9,7 +9,7 @@ import torch
 from auxtasks.backbones import convnet
 from auxtasks.errors import TransferError
 from auxtasks.features.extract import extract
-from transfer import arms, fewshot, raw_arms
+from transfer import arms, fewshot, raw_arms, tested
 from transfer.choices import Candidate, Proxy, rank_on_episodes
 from transfer.fewshot import FewShot, evaluate_target
 from transfer.finetune import Stage, Tuning
@@ -81,7 +81,7 @@ class Recorded:
 @pytest.fixture(scope="module")
 def recorded(portraits):
     events, opened = [], []
-    score = fewshot.class_accuracies
+    score = tested.class_accuracies
 
     def class_accuracies(*args):
         events.append(("scored",))
@@ -96,7 +96,7 @@ def recorded(portraits):
     with pytest.MonkeyPatch.context() as patched:
         for kind in (arms.FeatureArm, raw_arms.PictureRawArm, arms.TunedArm):
             patched.setattr(kind, "predict", recording(events, kind))
-        patched.setattr(fewshot, "class_accuracies", class_accuracies)
+        patched.setattr(tested, "class_accuracies", class_accuracies)
         outcome = evaluate(backbone, portraits, name="people", open_test=open_test)
     return Recorded(outcome, events, opened, backbone, before)
 
