@@ -154,9 +154,9 @@ def pretrain_layerwise(
     missing = [name for name in names if name not in budget or name not in settings]
     if missing:
         raise LayerError(f"steps and optimizer by layer need an entry for each layer, found none for {missing[0]}.")
-    run.claim({**{name: budget[name] for name in names}, **({UNROLLED: unrolled_steps} if unrolled_steps else {})})
     tasks = [make_task(backbone, name) for name in names]  # all of them first: what is refused costs no training
     stack = DeepAutoencoder(tasks)
+    run.claim({**{name: budget[name] for name in names}, **({UNROLLED: unrolled_steps} if unrolled_steps else {})})
     frozen = backbone.frozen
     try:
         stages = {task.layer: run.train_layer(task, budget[task.layer], settings[task.layer]) for task in tasks}
@@ -165,7 +165,7 @@ def pretrain_layerwise(
             stages[UNROLLED] = run.train_jointly(stack, unrolled_steps, settings[names[0]])
     finally:
         backbone.freeze(frozen)  # as it was, also after an error: who trains it next shall not train one layer
-    result = LayerwiseResult(stages, stack, tuple(run.notes))
+    result = LayerwiseResult(stages, stack, tuple(note for name in names for note in run.notes_of[name]))
     run.write(result)
     return result
 
@@ -183,8 +183,7 @@ class _Run:
     keep_inputs: bool
     folder: Path | None
     described_as: str
-    notes: list[str] = dataclasses.field(default_factory=list)
-    _notes_of: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    notes_of: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
     def claim(self, stages: Mapping[str, int]) -> None:
         """Take the folder for these stages, or find that it already is theirs.
@@ -215,6 +214,8 @@ class _Run:
         if not self._is_finished(task.layer, steps):  # a finished layer needs no inputs: it is only read
             inputs, held_out = self._prepare(task)
             read = self._recomputing(position) or functools.partial(read_rows, inputs)
+        elif (place := self._place(task.layer)) is not None:
+            self.notes_of[task.layer] = read_json(place / "notes.json")
         result = self._train(
             task,
             task.layer,
@@ -224,7 +225,6 @@ class _Run:
             identity={"weights below": below},
             validate=None if held_out is None else functools.partial(task.evaluate, held_out),
         )
-        self.notes += self._kept_notes(task.layer)
         return dataclasses.replace(result, seconds=time.perf_counter() - began)  # with the passes that fill the inputs
 
     def _prepare(self, task: LayerTask) -> tuple[Inputs, Inputs | None]:
@@ -241,16 +241,10 @@ class _Run:
     def _keep_note(self, layer: str, summary: InputSummary) -> None:
         """Say what is remarkable of a layer's inputs; in its folder, for a run that finds the layer finished."""
         constant, of = len(summary.constant), summary.std.numel()
-        self._notes_of[layer] = [f"{layer}: {constant} of its {of} inputs never change."] if constant else []
+        self.notes_of[layer] = [f"{layer}: {constant} of its {of} inputs never change."] if constant else []
         place = self._place(layer)
         if place is not None and join_processes().is_main_process:
-            write_text_atomically(place / "notes.json", json.dumps(self._notes_of[layer]) + "\n")
-
-    def _kept_notes(self, layer: str) -> list[str]:
-        place = self._place(layer)
-        if layer not in self._notes_of and place is not None:
-            self._notes_of[layer] = read_json(place / "notes.json")
-        return self._notes_of[layer]
+            write_text_atomically(place / "notes.json", json.dumps(self.notes_of[layer]) + "\n")
 
     def train_jointly(self, stack: DeepAutoencoder, steps: int, optimizer: OptimizerSettings) -> TrainingResult:
         """Train all layers as one autoencoder."""
@@ -260,11 +254,11 @@ class _Run:
         return self._train(
             stack,
             UNROLLED,
-            lambda rows: read_rows(pixels, rows),
+            functools.partial(read_rows, pixels),
             steps,
             optimizer,
             identity={"weights before": prefix_digest(self.backbone, self.backbone.layer_names[-1])},
-            validate=None if held_out is None else lambda: stack.evaluate(held_out),
+            validate=None if held_out is None else functools.partial(stack.evaluate, held_out),
         )
 
     def _train(
@@ -283,8 +277,7 @@ class _Run:
             RowFeed(read, EpochPlan(len(self.inputs), self.batch_size, seed)),
             [Phase(steps, name=stage)],
             seed=seed,
-            # A short run would otherwise end before its warm-up does.
-            optimizer=dataclasses.replace(optimizer, warmup_steps=min(optimizer.warmup_steps, steps // 10)),
+            optimizer=optimizer.for_steps(steps),
             loop=self.loop,
             folder=self._place(stage),
             identity={"task": type(task).__name__, **task.settings, "data": self.inputs.fingerprint, **identity},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +74,12 @@ def pretrain(
         raise DataError("validation data is read as a whole: pass a datasets.Dataset, not a stream.")
     feed, described = _feed(task, data, batch_size, seed, workers, kept)
     held_out = _prepared(task, validation, kept) if validation is not None else None
-    optimizer = optimizer or OptimizerSettings()
-    # A short run would otherwise end before its warm-up does.
-    optimizer = dataclasses.replace(optimizer, warmup_steps=min(optimizer.warmup_steps, steps // 10))
     return train(
         task,
         feed,
         [Phase(steps)],
         seed=seed,
-        optimizer=optimizer,
+        optimizer=(optimizer or OptimizerSettings()).for_steps(steps),
         loop=loop,
         folder=Path(folder) if folder else None,
         identity={"task": type(task).__name__, **task.settings, "data": described},

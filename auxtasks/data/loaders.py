@@ -14,7 +14,7 @@ from auxtasks.data.plan import BatchPlan, Pick
 from auxtasks.errors import TrainingError
 from auxtasks.seeding import generator
 
-__all__ = ["BatchSource", "Feed", "Fingerprinted", "Records", "Shard", "read"]
+__all__ = ["BatchSource", "Feed", "Fingerprinted", "FollowsSteps", "Records", "Shard", "read"]
 
 Item = TypeVar("Item")
 Batch = TypeVar("Batch")
@@ -114,8 +114,18 @@ class BatchSource(Protocol):
         ...
 
 
+class FollowsSteps:
+    """A source without a position of its own: the step alone says which batch comes next."""
+
+    def position(self) -> None:
+        """Return None: the step says it."""
+
+    def go_to(self, position: Mapping[str, Any]) -> None:
+        """Do nothing: the step says it."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Feed(Generic[Item, Batch]):
+class Feed(FollowsSteps, Generic[Item, Batch]):
     """Where the training loop gets its batches from.
 
     Attributes:
@@ -147,12 +157,6 @@ class Feed(Generic[Item, Batch]):
         """
         shard.micro_batch_size(self.plan.batch_size)  # later batches may be smaller than the first: multiples of it
         shard.micro_batch_size(len(self.plan.batch(0)))
-
-    def position(self) -> None:
-        """Return None: the step alone says which batch comes next."""
-
-    def go_to(self, position: Mapping[str, Any]) -> None:
-        """Do nothing: the step alone says which batch comes next."""
 
     def batches(self, start: int, stop: int, shard: Shard) -> Iterator[Batch]:
         """Yield the micro-batches of steps `start` to `stop` - 1 for one process, in order."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from auxtasks.data.loaders import Shard
+from auxtasks.data.loaders import FollowsSteps, Shard
 from auxtasks.data.plan import EpochPlan
 
 __all__ = ["RowFeed"]
@@ -18,7 +18,7 @@ Batch = TypeVar("Batch")
 
 
 @dataclasses.dataclass(frozen=True)
-class RowFeed(Generic[Batch]):
+class RowFeed(FollowsSteps, Generic[Batch]):
     """Where the training loop gets batches from when nothing about a single item is random.
 
     A `Feed` reads, transforms and collates item by item, which costs more than a small network computes. Noise that a
@@ -50,12 +50,6 @@ class RowFeed(Generic[Batch]):
             TrainingError: says by how much it is off.
         """
         shard.micro_batch_size(self.plan.batch_size)
-
-    def position(self) -> None:
-        """Return None: the step alone says which batch comes next."""
-
-    def go_to(self, position: Mapping[str, Any]) -> None:
-        """Do nothing: the step alone says which batch comes next."""
 
     def batches(self, start: int, stop: int, shard: Shard) -> Iterator[Batch]:
         """Yield the micro-batches of steps `start` to `stop` - 1 for one process, in order."""

@@ -24,7 +24,7 @@ from auxtasks.errors import CheckpointError, DataError
 from auxtasks.features.batches import Table, item_noun
 from auxtasks.features.extract import extract, feature_widths
 
-__all__ = ["EXTRACTION_VERSION", "FeatureCache", "feature_bytes", "prefix_digest"]
+__all__ = ["EXTRACTION_VERSION", "FeatureCache", "feature_bytes", "key_of", "prefix_digest"]
 
 # Part of every key: raise it when the same inputs would give other features.
 EXTRACTION_VERSION = 2
@@ -135,6 +135,11 @@ def feature_key(backbone: Backbone, table: Table, layers: Mapping[str, Pool], *,
         "items": [item_noun(table), table.fingerprint],
         "dtype": "float32",
     }
+    return key_of(parts)
+
+
+def key_of(parts: Mapping[str, object]) -> str:
+    """Return a name that changes with any of the parts, which are JSON values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import TypeAlias
 
@@ -18,7 +17,7 @@ from auxtasks.backbones.linear_map import input_shape
 from auxtasks.data.images import ImageTable
 from auxtasks.errors import DataError, InputMismatchError
 from auxtasks.features.batches import check_table, picture_batch
-from auxtasks.features.cache import EXTRACTION_VERSION, FeatureCache, prefix_digest
+from auxtasks.features.cache import EXTRACTION_VERSION, FeatureCache, key_of, prefix_digest
 
 __all__ = ["InputSummary", "Inputs", "LayerInputs", "read_rows", "summarize"]
 
@@ -117,15 +116,16 @@ class LayerInputs:
         return inputs
 
     def _key(self, below: str) -> str:
-        parts = {
-            "version": EXTRACTION_VERSION,
-            "weights": prefix_digest(self._backbone, below),
-            "family": [self._backbone.family.name, dict(self._backbone.family.arguments)],
-            "input": self._backbone.input.to_json(),
-            "layer output": below,
-            "items": self.fingerprint,
-        }
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+        return key_of(
+            {
+                "version": EXTRACTION_VERSION,
+                "weights": prefix_digest(self._backbone, below),
+                "family": [self._backbone.family.name, dict(self._backbone.family.arguments)],
+                "input": self._backbone.input.to_json(),
+                "layer output": below,
+                "items": self.fingerprint,
+            }
+        )
 
     def _compute(self, below: str, into: NDArray[np.float32]) -> None:
         """Fill an array with a layer's outputs, from the inputs of that layer: one layer, not all below it."""

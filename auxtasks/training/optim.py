@@ -41,6 +41,17 @@ class OptimizerSettings:
     schedule: Schedule = "cosine"
     clip_norm: float | None = 5.0
 
+    def for_steps(self, steps: int) -> OptimizerSettings:
+        """Return settings for a run of so many steps: its warm-up is a tenth of them at most.
+
+        A short run would otherwise end before its warm-up does.
+
+        Example:
+            >>> OptimizerSettings(warmup_steps=100).for_steps(50).warmup_steps
+            5
+        """
+        return dataclasses.replace(self, warmup_steps=min(self.warmup_steps, steps // 10))
+
 
 def schedule_factor(step: int, *, total: int, warmup: int, schedule: Schedule) -> float:
     """Return the share of the peak learning rate at a step, beginning with step 0.

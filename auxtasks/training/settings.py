@@ -75,14 +75,15 @@ def check_settings(objective: Objective, settings: LoopSettings) -> None:
     """Refuse an accumulation that is no number of micro-batches, or that would make another objective."""
     if settings.accumulation < 1:
         raise TrainingError(f"accumulation is a number of micro-batches, at least 1, found {settings.accumulation}.")
-    if settings.accumulation > 1 and not objective.accumulates and not objective.compares_items:
+    if settings.accumulation == 1 or objective.accumulates:
+        return
+    if not objective.compares_items:
         raise TrainingError(
             f"{type(objective).__name__} has a state that every forward moves on, so a batch cut into "
             f"{settings.accumulation} micro-batches would train something else. Use accumulation=1."
         )
-    if settings.accumulation > 1 and objective.compares_items:
-        raise TrainingError(
-            f"{type(objective).__name__} compares the items of a batch, so a batch cut into {settings.accumulation} "
-            "micro-batches would be another objective (their gradients differ by a quarter and more). Use "
-            "accumulation=1, with a smaller batch or more processes."
-        )
+    raise TrainingError(
+        f"{type(objective).__name__} compares the items of a batch, so a batch cut into {settings.accumulation} "
+        "micro-batches would be another objective (their gradients differ by a quarter and more). Use "
+        "accumulation=1, with a smaller batch or more processes."
+    )

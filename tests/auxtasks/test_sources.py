@@ -11,9 +11,11 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from PIL import Image
 
+from auxtasks.data.arrow import some_values
 from auxtasks.data.folders import index_folder, natural_key
 from auxtasks.data.images import decode_images
 from auxtasks.data.sources import load_source
@@ -571,3 +573,10 @@ def test_rows_of_a_split_are_taken_by_their_numbers(tmp_path):
         rows("tran[:3]")
     with pytest.raises(DataError, match=r"no split 'train\[:50%\]'"):
         rows("train[:50%]")
+
+
+def test_values_that_have_no_order_are_named_as_such():
+    # Arrow cannot tell lists apart; a message that wants to show them must not fail on it.
+    lists = pa.chunked_array([pa.array([[1], [2]])])
+    assert some_values(lists, None) == "values that cannot be compared"
+    assert some_values(pa.chunked_array([pa.array([2, 10, 2])]), None) == "2, 10"
