@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,12 +14,27 @@ from numpy.typing import NDArray
 from auxtasks.backbones import Backbone, build
 from auxtasks.data.augment import Augment
 from auxtasks.data.corruptions import Mixture
+from auxtasks.data.feature_columns import feature_values
 from auxtasks.data.sources import load_source
+from auxtasks.errors import DataError, InputMismatchError
 from auxtasks.noise import Noise
-from auxtasks.tasks import FacePairs, LayerAutoencoder, LayerRBM, LayerTask, ShuffledSentences
+from auxtasks.tasks import (
+    CorruptedItems,
+    CorruptedSentences,
+    FacePairs,
+    LabelledQueries,
+    LayerAutoencoder,
+    LayerRBM,
+    LayerTask,
+    MaxMarginRanking,
+    ShuffledSentences,
+)
+from auxtasks.tasks.ranking_queries import Queries
+from auxtasks.tasks.sentence_source import SentenceSource
 from auxtasks.training.optim import OptimizerSettings
 from auxtasks.training.settings import LoopSettings
 from recipes import schema
+from recipes.folder import saved_backbone
 from transfer.fewshot import FewShot
 from transfer.finetune import Stage, Tuning
 from transfer.protocol import Protocol
@@ -37,6 +54,8 @@ __all__ = [
     "part_of",
     "part_sources",
     "present_classes",
+    "ranking_columns",
+    "told_of",
 ]
 
 
@@ -60,6 +79,29 @@ def load_columns(
         where=source.where,
         options=(source.options or {}) if builtin else source.options,
     )
+
+
+@contextlib.contextmanager
+def told_of(source: schema.Source) -> Iterator[None]:
+    """Say in an error of the data of which source it is: a recipe names several, each with a row 7."""
+    try:
+        yield
+    except (DataError, InputMismatchError) as error:
+        split = "" if source.split is None else f", {source.split}"
+        hint = ""
+        if isinstance(error, InputMismatchError) and "vectors of" in str(error):
+            hint = " A file in svmlight format tells its width by its largest index alone: say it (options.width)."
+        raise type(error)(f"{source.path}{split}: {error}{hint}") from error
+
+
+def ranking_columns(source: schema.Source, kind: str) -> dict[str, str]:
+    """Return the columns of items, pairs or lists by their role; the items are of a backbone's kind."""
+    if source.holds == "pairs":
+        extra = {"prompt": source.prompt, "margin": source.margin}
+        named = {"chosen": source.chosen, "rejected": source.rejected}
+        return {**named, **{role: column for role, column in extra.items() if column is not None}}
+    items = {kind: {"image": source.image, "text": source.text, "features": source.features}[kind]}
+    return {"qid": source.qid, "grade": source.label, **items} if source.holds == "lists" else items
 
 
 def part_of(source: schema.Source, part: schema.Part) -> schema.Source:
@@ -86,15 +128,45 @@ def present_classes(labels: NDArray[np.int64], names: Sequence[str]) -> tuple[ND
 
 
 def make_backbone(recipe: schema.Recipe, tokenizer: PreTrainedTokenizerBase | None = None) -> Backbone:
-    """Build the backbone; its random weights follow from the recipe's seed."""
+    """Build the backbone, whose random weights follow from the recipe's seed, or read the one it begins with."""
+    if recipe.backbone.pretrained is not None:
+        return Backbone.from_pretrained(saved_backbone(Path(recipe.backbone.pretrained)))
     extra: dict[str, object] = {} if tokenizer is None else {"tokenizer": tokenizer}
+    if recipe.backbone.standardize:
+        extra |= _of_vectors(recipe.data, recipe.backbone.arguments.get("absent"))
     return build(recipe.backbone.name, **{"seed": recipe.seed, **recipe.backbone.arguments, **extra})
 
 
-def make_task(recipe: schema.Recipe, backbone: Backbone) -> FacePairs | ShuffledSentences:
+def _of_vectors(data: schema.Source, absent: object) -> dict[str, object]:
+    """Return what the training data says of its vectors: their width, and each feature's mean and deviation.
+
+    Both are taken where a feature is present, and the deviation of one that never varies is 1.
+    """
+    values = _vectors_of(data)
+    # Compared as the network does it, in float32.
+    hidden = np.full(values.shape, False) if absent is None else values == absent
+    present = np.ma.masked_array(values.astype(np.float64), mask=hidden)
+    mean = present.mean(axis=0).filled(0.0)
+    spread = present.std(axis=0).filled(0.0)
+    return {"width": values.shape[1], "mean": mean.tolist(), "std": np.where(spread > 0, spread, 1.0).tolist()}
+
+
+def _vectors_of(data: schema.Source) -> NDArray[np.float32]:
+    """Read all vectors of a source, of pairs both of each, (N, D)."""
+    named = {"features": data.features}
+    if data.holds == "pairs":
+        named = {"chosen": data.chosen, "rejected": data.rejected}
+    rows = load_columns(data, named)
+    with told_of(data):
+        return np.concatenate([feature_values(rows, name) for name in named])
+
+
+def make_task(recipe: schema.Recipe, backbone: Backbone) -> FacePairs | ShuffledSentences | MaxMarginRanking:
     """Build the auxiliary task."""
     if isinstance(recipe.task, schema.ShuffledSentences):
         return _shuffled_sentences(recipe.task, backbone, recipe.seed)
+    if isinstance(recipe.task, schema.MaxMarginRanking):
+        return _max_margin_ranking(recipe.task, backbone, recipe.seed)
     assert isinstance(recipe.task, schema.FacePairs)  # of layers, see `make_layer_task`
     return _face_pairs(recipe.task, recipe.data, backbone)
 
@@ -159,7 +231,44 @@ def _shuffled_sentences(task: schema.ShuffledSentences, backbone: Backbone, seed
     )
 
 
-def _mixture(task: schema.ShuffledSentences) -> Mixture:
+def _max_margin_ranking(task: schema.MaxMarginRanking, backbone: Backbone, seed: int) -> MaxMarginRanking:
+    queries: Queries = LabelledQueries(list_size=task.list_size)
+    if task.sentences is not None:
+        source = SentenceSource(
+            backbone,
+            mixture=_mixture(task.sentences),
+            corruptions=task.sentences.count,
+            keep_initial=task.sentences.keep_initial,
+            most_left_out=task.sentences.most_left_out,
+            window=task.sentences.window,
+            batch_tokens=task.sentences.batch_tokens,
+        )
+        queries = CorruptedSentences(source)
+    elif task.items is not None:
+        queries = CorruptedItems(
+            strengths=tuple(task.items.strengths),
+            noise=task.items.noise,
+            amount=task.items.amount,
+            distortions=tuple(task.items.distortions),
+        )
+    return MaxMarginRanking(
+        backbone,
+        queries,
+        loss=task.loss,
+        margin=task.margin,
+        margin_per_grade=task.margin_per_grade,
+        weighting=task.weighting,
+        top=task.top,
+        average=task.average,
+        pool=task.pool,
+        l2=task.l2,
+        dropout=task.dropout,
+        initial_scale=task.initial_scale,
+        seed=seed,
+    )
+
+
+def _mixture(task: schema.Corruptions) -> Mixture:
     weights = Mixture().weights if task.corruptions is None else {str(kind): w for kind, w in task.corruptions.items()}
     easy = None if task.easy is None else {str(kind): w for kind, w in task.easy.items()}
     return Mixture(weights, easy=easy, curriculum_steps=task.curriculum_steps)
@@ -187,6 +296,9 @@ def make_loop(recipe: schema.Recipe) -> LoopSettings:
         mixed_precision=training.mixed_precision,
         log_every=training.log_every,
         validate_every=training.validate_every,
+        keep_best=training.keep_best,
+        best_is=training.best_is,
+        patience=training.patience,
         checkpoint_every=training.checkpoint_every,
         keep_checkpoints=training.keep_checkpoints,
         trackers=tuple(training.trackers),

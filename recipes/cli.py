@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -61,6 +62,7 @@ def run(name: RecipeName, overrides: Overrides = None, out: Out = None, processe
 
     place = out or Path("runs") / recipe.name
     report = run_recipe(recipe, place, processes)
+    _print_ranking(place)
     if report is not None:
         _print_report(place)
 
@@ -73,7 +75,9 @@ def pretrain(name: RecipeName, overrides: Overrides = None, out: Out = None) -> 
     recipe = load_recipe(name, overrides or [])
     from recipes.run import pretrain_recipe
 
-    pretrain_recipe(recipe, out or Path("runs") / recipe.name)
+    place = out or Path("runs") / recipe.name
+    pretrain_recipe(recipe, place)
+    _print_ranking(place)
 
 
 @app.command()
@@ -102,6 +106,25 @@ def predict(
 
 
 @app.command()
+def score(
+    run_path: RunPath,
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Files of texts (a text a line, or a table) or of vectors; pictures, or folders of them."),
+    ],
+    target: Annotated[str | None, typer.Option(help="Which target's scorer, where the run has such.")] = None,
+    column: Annotated[str | None, typer.Option(help="Column in a table; text, or features, by default.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Column of what the texts answer.")] = None,
+    kind: Annotated[str, typer.Option(help="What the files are, such as svmlight; auto looks.")] = "auto",
+) -> None:
+    """Print the score of each item, higher for the better, and the item, parted by a tab: a text, a path, a row."""
+    from recipes.score import score_files
+
+    for value, item in score_files(run_path, files, target, column=column, prompt=prompt, kind=kind):
+        typer.echo(f"{value:.6g}\t{item}")
+
+
+@app.command()
 def inspect(path: Annotated[Path, typer.Argument(help="A run folder, or a saved backbone's.")]) -> None:
     """Print a saved backbone's layers, input and origin."""
     from recipes.predict import describe_backbone
@@ -111,8 +134,26 @@ def inspect(path: Annotated[Path, typer.Argument(help="A run folder, or a saved 
 
 @app.command()
 def report(run_path: RunPath) -> None:
-    """Print a run's report."""
-    _print_report(run_path)
+    """Print a run's report, and the test of what it ranks."""
+    from recipes.folder import RunFolder
+
+    folder = RunFolder(run_path)
+    _print_ranking(run_path)
+    # A run that ranks has its own test, and needs no targets.
+    if folder.report.is_file() or not folder.ranking.is_file():
+        _print_report(run_path)
+
+
+def _print_ranking(place: Path) -> None:
+    """Print the test of a ranking run, if this is one, on the first of several processes."""
+    from recipes.folder import RunFolder
+
+    found = RunFolder(place).ranking
+    if os.environ.get("RANK", "0") == "0" and found.is_file():
+        from auxtasks.checkpoint import read_json
+        from recipes.ranking_table import ranking_lines
+
+        typer.echo("\n".join(ranking_lines(read_json(found))))
 
 
 def _print_report(place: Path) -> None:

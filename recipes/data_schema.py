@@ -25,16 +25,29 @@ class Strict(BaseModel):
 
 
 class Source(Strict):
-    """Where pictures or texts come from."""
+    """Where pictures, texts or vectors come from, one a row, or how they compare: pairs, or lists with grades."""
 
     path: str | None = Field(default=None, description="a folder, a file, a Hub name, or builtin:NAME")
-    kind: Literal["auto", "folder", "parquet", "csv", "json", "text", "hub", "builtin"] = "auto"
+    kind: Literal["auto", "folder", "parquet", "csv", "json", "text", "svmlight", "hub", "builtin"] = "auto"
     image: str = Field(default="image", description="the column of pictures")
     text: str = Field(default="text", description="the column of texts")
-    label: str = Field(default="label", description="the column that says who or what it is")
+    features: str = Field(default="features", description="the column of vectors")
+    label: str = Field(
+        default="label", description="the column that says who or what it is; of lists, the grade: more is better"
+    )
+    holds: Literal["items", "pairs", "lists"] = Field(
+        default="items", description="what a row is: an item, a pair of a better and a worse one, an item of a query"
+    )
+    qid: str = Field(default="qid", description="of lists, the column that says which query a row belongs to")
+    chosen: str = Field(default="chosen", description="of pairs, the column of the better items")
+    rejected: str = Field(default="rejected", description="of pairs, the column of the worse items")
+    prompt: str | None = Field(default=None, description="of pairs of texts, the column of what both answer")
+    margin: str | None = Field(default=None, description="of pairs, the column of the margin that each asks for")
     where: dict[str, str | int | float | bool] | None = Field(default=None, description="keep rows with these values")
     split: str | None = None
-    options: dict[str, str | int | float | bool] | None = Field(default=None, description="arguments of a built-in")
+    options: dict[str, str | int | float | bool] | None = Field(
+        default=None, description="arguments of a built-in, or of an svmlight file"
+    )
     fit: Literal["stretch", "crop", "pad"] = "stretch"
     on_error: Literal["raise", "skip"] = Field(default="raise", description="about an unreadable picture or empty text")
 
@@ -90,7 +103,8 @@ class Data(Source):
     holdout: Share = Field(
         default=0.1, description="share of the people, sentences or pictures kept out for validation"
     )
-    validation: Part | None = Field(default=None, description="sentences to validate on, instead of a share")
+    validation: Part | None = Field(default=None, description="what to validate on, instead of a share")
+    test: Part | None = Field(default=None, description="of rankings, what the scorer is tested on once")
     streaming: bool = Field(default=False, description="read texts as they are needed, for what does not fit a disk")
     validation_items: Positive | None = Field(default=None, description="validate on so many of them at most")
     align: Alignment | None = None

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from auxtasks.backbones import Backbone
 from auxtasks.data.align import align_faces
 from auxtasks.data.images import ImageTable
 from auxtasks.data.pairs import hold_out, load_pairs, refuse_trained_people
@@ -17,7 +16,7 @@ from auxtasks.tasks.verification import held_out_threshold, verify
 from auxtasks.training.settings import TrainingResult
 from recipes.build import load_columns
 from recipes.folder import RunFolder, cache_folder
-from recipes.pictures import picture_leaks, picture_target
+from recipes.pictures import picture_leaks
 from recipes.schema import Recipe, Target
 from recipes.target_data import TargetData
 from recipes.training import train_task
@@ -90,10 +89,6 @@ class FacePretraining:
     def train(self, place: Path) -> TrainingResult:
         """Train the backbone as the recipe says."""
         return train_task(self.recipe, self.task, self.trained, self.held_out, self.described, place)
-
-    def target(self, name: str, target: Target, backbone: Backbone) -> TargetData:
-        """Load a target and decode it as the backbone needs it."""
-        return picture_target(self.recipe, name, target, backbone)
 
     def leaks(self, name: str, target: Target, data: TargetData) -> list[str]:
         """Look for pictures and people that pretraining, or the labels, share with the test."""

@@ -16,7 +16,7 @@ from auxtasks.errors import CheckpointError
 from recipes.config import dump_recipe, load_recipe
 from recipes.schema import Recipe
 
-__all__ = ["RunFolder", "cache_folder"]
+__all__ = ["RunFolder", "cache_folder", "saved_backbone"]
 
 # Keys that say how fast or how loudly a run goes, not what it computes.
 _WITHOUT_EFFECT = {
@@ -56,6 +56,11 @@ class RunFolder:
     def pretraining(self) -> Path:
         """Metrics and cost of the finished pretraining."""
         return self.place / "pretrain.json"
+
+    @property
+    def ranking(self) -> Path:
+        """The test of a ranking task: means, intervals and paired differences."""
+        return self.place / "ranking.json"
 
     @property
     def pictures(self) -> Path:
@@ -146,6 +151,15 @@ class RunFolder:
             return None
         found: dict[str, Any] = read_json(self.pretraining)
         return found
+
+
+def saved_backbone(path: Path) -> Path:
+    """Return the folder of a saved backbone: the path itself, or the newest of a run.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    return path if (path / "manifest.json").is_file() else RunFolder(path).backbone()
 
 
 def _flat(value: object, prefix: str = "") -> dict[str, object]:

@@ -21,7 +21,7 @@ from auxtasks.training.settings import TrainingResult
 from recipes import build
 from recipes.build import load_columns
 from recipes.folder import RunFolder, cache_folder
-from recipes.pictures import picture_leaks, picture_target
+from recipes.pictures import picture_leaks
 from recipes.schema import Layerwise, Recipe, Target
 from recipes.target_data import TargetData
 from transfer.picture_grid import filter_grid, reconstruction_grid, save_picture
@@ -134,10 +134,6 @@ class LayerwisePretraining:
             for name, canvas in _pictures(self.result.stack, shown).items():
                 save_picture(canvas, folder.pictures / name)
         return {}
-
-    def target(self, name: str, target: Target, backbone: Backbone) -> TargetData:
-        """Load a target and decode it as the backbone needs it."""
-        return picture_target(self.recipe, name, target, backbone)
 
     def leaks(self, name: str, target: Target, data: TargetData) -> list[str]:
         """Look for pictures that pretraining, or the labels, share with the test."""

@@ -9,10 +9,10 @@ from auxtasks.backbones import Backbone
 from auxtasks.data.folders import IMAGE_SUFFIXES
 from auxtasks.data.sources import load_source
 from auxtasks.errors import DataError, ImageError
-from recipes.folder import RunFolder
+from recipes.folder import saved_backbone
 from transfer.model import PREDICTED_AT_A_TIME, TargetModel, load
 
-__all__ = ["describe_backbone", "predict_files"]
+__all__ = ["describe_backbone", "picture_paths", "predict_files", "refuse_absent"]
 
 TEXTS_AT_A_TIME = 10_000
 TABLE_SUFFIXES = frozenset({".txt", ".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet"})
@@ -39,7 +39,7 @@ def predict_files(
         # A text may hold tabs and line breaks, which would break what is printed a line each.
         yield from _predict_texts(model, [text for given in inputs for text in _texts(given, column)])
     else:
-        yield from _predict_pictures(model, [path for given in inputs for path in _pictures(given)])
+        yield from _predict_pictures(model, [path for given in inputs for path in picture_paths(given)])
 
 
 def _predict_texts(model: TargetModel, texts: Sequence[str]) -> Iterator[tuple[str, str, float]]:
@@ -57,7 +57,7 @@ def _predict_pictures(model: TargetModel, paths: Sequence[Path]) -> Iterator[tup
 
 
 def _texts(given: Path, column: str) -> list[str]:
-    _refuse_absent(given)
+    refuse_absent(given)
     if given.suffix.lower() in IMAGE_SUFFIXES or (given.is_dir() and not any(given.glob("*.parquet"))):
         raise DataError(
             f"{given} is {'a folder' if given.is_dir() else 'a picture'}, and this model takes texts: name a text file "
@@ -72,8 +72,13 @@ def _texts(given: Path, column: str) -> list[str]:
     return texts
 
 
-def _pictures(given: Path) -> list[Path]:
-    _refuse_absent(given)
+def picture_paths(given: Path) -> list[Path]:
+    """Return a picture, or all pictures in a folder.
+
+    Raises:
+        DataError: there is none, or it is another file.
+    """
+    refuse_absent(given)
     if given.is_dir():
         found = sorted(path for path in given.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
         if not found:
@@ -84,14 +89,15 @@ def _pictures(given: Path) -> list[Path]:
     return [given]
 
 
-def _refuse_absent(given: Path) -> None:
+def refuse_absent(given: Path) -> None:
+    """Raise where nothing is at a path."""
     if not given.exists():
         raise DataError(f"{given} is not there.")
 
 
 def describe_backbone(path: Path) -> str:
     """Return a backbone's layers, widths, input and origin as text."""
-    place = path if (path / "manifest.json").is_file() else RunFolder(path).backbone()
+    place = saved_backbone(path)
     backbone = Backbone.from_pretrained(place)
     layers = "\n".join(f"  {name:<16} {dim}" for name, dim in backbone.layer_dims.items())
     origin = "\n".join(f"  {name}: {value}" for name, value in backbone.provenance.items())

@@ -5,48 +5,40 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch.distributed as dist
 from accelerate import PartialState
-from numpy.typing import NDArray
 
 from auxtasks.backbones import Backbone
 from auxtasks.checkpoint import atomic_folder
-from auxtasks.data.decoding import Fit
-from auxtasks.data.texts import TextTable
 from auxtasks.data.tokenizers import load_tokenizer, train_tokenizer
 from auxtasks.errors import TrainingError, TransferError
 from auxtasks.features.batches import Table, item_noun
 from auxtasks.features.cache import FeatureCache, feature_bytes
 from auxtasks.features.extract import feature_widths
-from auxtasks.seeding import generator
-from auxtasks.tasks import ShuffledSentences
+from auxtasks.tasks import CorruptedSentences, FacePairs, ShuffledSentences
 from auxtasks.training.processes import join_processes
 from recipes import build
 from recipes.config import load_recipe
 from recipes.faces import FacePretraining
-from recipes.folder import RunFolder, cache_folder
+from recipes.folder import RunFolder, cache_folder, saved_backbone
 from recipes.layerwise import LayerwisePretraining
+from recipes.ranking import RankingPretraining, pair_texts
 from recipes.schema import Layerwise, Recipe, Target
 from recipes.sentences import SentencePretraining, corpus_texts
 from recipes.target_data import Pretraining
-from transfer.choices import Candidate, cross_validated
-from transfer.discriminants import base_layer
+from recipes.target_models import save_target_model
+from recipes.targets import load_target
 from transfer.fewshot import FewShot, Outcome, evaluate_target
-from transfer.model import TargetModel
 from transfer.report import Report, build_report, read_report, write_report
 from transfer.spaces import default_pools
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-Features = NDArray[np.float32]
-
-CHOOSE_ON = 5000  # items that the target model's layer and head are chosen on: more would choose no better
 
 __all__ = ["pretrain_recipe", "run_recipe", "transfer_recipe", "transfer_run"]
 
@@ -56,9 +48,13 @@ def read_pretraining(recipe: Recipe, backbone: Backbone) -> Pretraining:
     if isinstance(recipe.task, Layerwise):
         return LayerwisePretraining.read(recipe, backbone)
     task = build.make_task(recipe, backbone)
+    if isinstance(task, FacePairs):
+        return FacePretraining.read(recipe, task)
     if isinstance(task, ShuffledSentences):
-        return SentencePretraining.read(recipe, task)
-    return FacePretraining.read(recipe, task)
+        return SentencePretraining.read(recipe, task, task.source)
+    if isinstance(task.queries, CorruptedSentences):
+        return SentencePretraining.read(recipe, task, task.queries.source)
+    return RankingPretraining.read(recipe, task)
 
 
 def _tokenizer(recipe: Recipe, folder: RunFolder) -> PreTrainedTokenizerBase | None:
@@ -70,7 +66,8 @@ def _tokenizer(recipe: Recipe, folder: RunFolder) -> PreTrainedTokenizerBase | N
         return load_tokenizer(wanted.name)
     place = folder.place / "tokenizer"
     if not place.is_dir():
-        trained = train_tokenizer(corpus_texts(recipe), kind=wanted.kind, size=wanted.size, lowercase=wanted.lowercase)
+        texts = pair_texts(recipe) if recipe.data.holds == "pairs" else corpus_texts(recipe)
+        trained = train_tokenizer(texts, kind=wanted.kind, size=wanted.size, lowercase=wanted.lowercase)
         with atomic_folder(place) as temporary:
             trained.save_pretrained(temporary)
     return load_tokenizer(place)
@@ -136,6 +133,7 @@ def pretrain_recipe(recipe: Recipe, place: Path) -> None:
             if layers is not None:
                 feature_widths(backbone, layers)  # refuses a wrong name or pooling before the training
         _targets(recipe, backbone)  # and two targets of one name
+        _refuse_unfit_reuse(recipe, backbone)
         data = read_pretraining(recipe, backbone)
     result = data.train(place)
     if state.is_main_process:
@@ -154,6 +152,14 @@ def pretrain_recipe(recipe: Recipe, place: Path) -> None:
             cost["data_wait_share"] = round(result.metrics["data_wait_share"], 4)
         folder.finish_pretraining({"metrics": metrics, "cost": cost, "notes": data.notes})
     _leave()
+
+
+def _refuse_unfit_reuse(recipe: Recipe, backbone: Backbone) -> None:
+    """Refuse before the training what cannot be reused or compared with after it."""
+    if recipe.transfer.length is not None:
+        backbone.with_length(recipe.transfer.length)
+    for path in recipe.transfer.beside.values():
+        saved_backbone(Path(path))
 
 
 def _leave() -> None:
@@ -225,12 +231,15 @@ def transfer_recipe(recipe: Recipe, place: Path, *, pretrained: Path | None = No
     origin = RunFolder(pretrained or place)
     backbone = Backbone.from_pretrained(origin.backbone())
     data = read_pretraining(recipe, backbone)
+    if recipe.transfer.length is not None:
+        backbone = backbone.with_length(recipe.transfer.length)
     cache = FeatureCache(cache_folder() / "features")
+    beside = {name: _backbone_beside(Path(path), recipe) for name, path in recipe.transfer.beside.items()}
     outcomes: dict[str, Outcome] = {}
     notes: list[str] = []
     for name, target in _targets(recipe, backbone).items():
         settings = build.make_few_shot(recipe, backbone, target)
-        loaded = data.target(name, target, backbone).with_set_aside(target.validation_items, recipe.seed, name)
+        loaded = load_target(recipe, name, target, backbone).with_set_aside(target.validation_items, recipe.seed, name)
         _announce(name, loaded.table, backbone, settings)
         notes += [*loaded.notes, *data.leaks(name, target, loaded)]
         outcomes[name] = evaluate_target(
@@ -243,12 +252,14 @@ def transfer_recipe(recipe: Recipe, place: Path, *, pretrained: Path | None = No
             validation=loaded.validation,
             metric=target.metric,
             cache=cache,
-            pretrained=data.reusable,
+            # Identities of pretraining say nothing of which item of a pair is the better.
+            pretrained=None if target.holds == "pairs" else data.reusable,
+            beside=beside,
             open_test=folder.log_opening,
         )
         notes += outcomes[name].notes
-        _target_model(backbone, loaded.table, settings, outcomes[name], recipe.seed, target.fit).save(
-            folder.model(name)
+        save_target_model(
+            backbone, loaded.table, settings, outcomes[name], recipe.seed, fit=target.fit, place=folder.model(name)
         )
     finished = origin.finished_pretraining()
     if finished is None:
@@ -257,15 +268,34 @@ def transfer_recipe(recipe: Recipe, place: Path, *, pretrained: Path | None = No
         recipe.name,
         recipe.seed,
         {name: outcome.results for name, outcome in outcomes.items()},
-        pretrain=finished["metrics"],
+        pretrain={**finished["metrics"], **_figures_beside(recipe)},
         cost={**finished["cost"], "peak_memory_bytes": peak_memory()},
         claim=f"{recipe.transfer.claim}, settled in the recipe",
         notes=[*finished["notes"], *notes],
-        inputs={"data": recipe.data.path, **{name: target.path for name, target in recipe.targets.items()}},
+        inputs={
+            "data": recipe.data.path,
+            **{name: target.path for name, target in recipe.targets.items()},
+            **{f"beside {name}": path for name, path in recipe.transfer.beside.items()},
+        },
         pictures=origin.copy_pictures(folder.report.parent),
     )
     write_report(report, folder.report.parent)
     return report
+
+
+def _backbone_beside(path: Path, recipe: Recipe) -> Backbone:
+    """Read another network to compare with, for texts of the same length."""
+    backbone = Backbone.from_pretrained(saved_backbone(path))
+    return backbone if recipe.transfer.length is None else backbone.with_length(recipe.transfer.length)
+
+
+def _figures_beside(recipe: Recipe) -> dict[str, float]:
+    """Return what the runs beside this one measured of their pretraining, by run and metric."""
+    found: dict[str, float] = {}
+    for name, path in recipe.transfer.beside.items():
+        finished = RunFolder(Path(path)).finished_pretraining() or {"metrics": {}}
+        found |= {f"{name}/{metric}": value for metric, value in finished["metrics"].items()}
+    return found
 
 
 def _targets(recipe: Recipe, backbone: Backbone) -> dict[str, Target]:
@@ -296,53 +326,6 @@ def _announce(name: str, table: Table, backbone: Backbone, settings: FewShot) ->
         f"{name}: {len(table):,} {item_noun(table)}, {len(layers)} layers: {size / 1e6:,.1f} MB of features",
         file=sys.stderr,
     )
-
-
-def _target_model(
-    backbone: Backbone, table: Table, settings: FewShot, outcome: Outcome, seed: int, fit: Fit
-) -> TargetModel:
-    """Fit the model that the user takes away, on all labels."""
-    layers = dict(settings.layers or default_pools(backbone))
-    features = outcome.spaces.target
-    most = max(settings.protocol.shots)
-    rarest = int(np.bincount(table.labels).min())
-    ranked = outcome.ranked[most]
-    # With one item of a class nothing can be held out: then what was settled in advance stands.
-    chosen = _choose(features, table.labels, ranked, seed) if rarest > 1 else ranked[0]
-    layer = base_layer(chosen.layer)
-    head = chosen.build().fit(features[chosen.layer], table.labels, len(table.class_names))
-    decoded = None if isinstance(table, TextTable) else (table.pixels.shape[1], table.pixels.shape[2])
-    return TargetModel(
-        backbone=backbone,
-        layer=layer,
-        pool=layers[layer],
-        mirror=settings.mirror,
-        head=head,
-        class_names=table.class_names,
-        decoded_size=decoded,
-        fit=fit,
-        discriminants=outcome.spaces.discriminants[layer] if layer != chosen.layer else None,
-        facts={
-            "fitted on": f"all {len(table)} labelled {item_noun(table)}; the report's scores are for {most} and fewer "
-            "a class",
-            "head": chosen.head,
-            "backbone": str(backbone.provenance.get("pretrained_on", "random weights")),
-        },
-    )
-
-
-def _choose(
-    features: Mapping[str, Features], labels: NDArray[np.int64], ranked: Sequence[Candidate], seed: int
-) -> Candidate:
-    """Choose layer and head by cross-validation, on some of the items where there are many."""
-    if len(ranked) == 1:
-        return ranked[0]
-    order = generator(seed, "items to choose on").permutation(len(labels))
-    # Some of each class first: cross-validation needs them.
-    few = np.concatenate([order[labels[order] == label][:2] for label in np.unique(labels)])
-    rows = np.unique(np.concatenate([few, order[: max(0, CHOOSE_ON - len(few))]]))
-    inside = {name: values[rows] for name, values in features.items()}
-    return cross_validated(inside, labels[rows], ranked, seed)
 
 
 def peak_memory() -> int:

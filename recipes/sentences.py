@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
@@ -11,25 +10,24 @@ from typing import get_args
 import numpy as np
 from datasets import Dataset, IterableDataset
 
-from auxtasks.backbones import Backbone
 from auxtasks.checkpoint import write_json
 from auxtasks.data.corruptions import KINDS
 from auxtasks.data.loaders import read
 from auxtasks.data.sentences import SentenceTable, read_block
 from auxtasks.data.sources import load_source
 from auxtasks.data.stream_sources import StreamKind, open_stream
-from auxtasks.data.texts import TextTable, encode_texts
 from auxtasks.seeding import generator
-from auxtasks.tasks import ShuffledSentences
+from auxtasks.tasks import MaxMarginRanking, ShuffledSentences
 from auxtasks.tasks.grammaticality import MinimalPairs, bag_of_words_control, load_minimal_pairs
+from auxtasks.tasks.sentence_source import SentenceSource
 from auxtasks.training.settings import TrainingResult
 from recipes import schema
-from recipes.build import load_columns, part_of, part_sources, present_classes
+from recipes.build import load_columns, part_of
 from recipes.folder import RunFolder, cache_folder
-from recipes.schema import Recipe, Source, Target
+from recipes.schema import Recipe, Target
 from recipes.target_data import TargetData
+from recipes.targets import item_leaks
 from recipes.training import train_task
-from transfer.leaks import find_leaks
 from transfer.spaces import Pretrained
 
 __all__ = ["SentencePretraining", "corpus_texts"]
@@ -44,7 +42,8 @@ class SentencePretraining:
 
     Attributes:
         recipe: of the run.
-        task: with the backbone.
+        task: with the backbone: tells sentences from corruptions of them, or ranks them above those.
+        source: of the task's sentences and corruptions.
         texts: all that it was trained on, as it was read; None of a stream, which is read once.
         trained: as words, or a stream.
         held_out: as words.
@@ -52,23 +51,27 @@ class SentencePretraining:
     """
 
     recipe: Recipe
-    task: ShuffledSentences
+    task: ShuffledSentences | MaxMarginRanking
+    source: SentenceSource
     texts: Sequence[str] | None
     trained: SentenceTable | IterableDataset
     held_out: SentenceTable
     pairs: Mapping[str, MinimalPairs]
 
     @classmethod
-    def read(cls, recipe: Recipe, task: ShuffledSentences) -> SentencePretraining:
+    def read(
+        cls, recipe: Recipe, task: ShuffledSentences | MaxMarginRanking, source: SentenceSource
+    ) -> SentencePretraining:
         """Load the corpus, or open its stream, and load what is held out of it."""
         cache = cache_folder() / "sentences"
         pairs = {name: load_minimal_pairs(_pairs(wanted)) for name, wanted in recipe.minimal_pairs.items()}
         if recipe.data.streaming:
-            held_out = task.prepare(_held_out(recipe), cache=cache)
-            return cls(recipe, task, None, _stream(recipe), held_out, pairs)
+            held_out = source.prepare(_held_out(recipe), cache)
+            return cls(recipe, task, source, None, _stream(recipe), held_out, pairs)
         corpus, held_out_texts = _corpus(recipe)
-        trained = task.prepare(corpus, cache=cache)
-        return cls(recipe, task, list(corpus["text"]), trained, task.prepare(held_out_texts, cache=cache), pairs)
+        trained = source.prepare(corpus, cache)
+        held_out = source.prepare(held_out_texts, cache)
+        return cls(recipe, task, source, list(corpus["text"]), trained, held_out, pairs)
 
     @property
     def described(self) -> str:
@@ -97,10 +100,7 @@ class SentencePretraining:
     def evaluate(self, folder: RunFolder) -> dict[str, float]:
         """Score minimal pairs, and fit the bag of words that must not learn the order."""
         found = {f"bag_of_words/{name}": value for name, value in self._control().items()}
-        backbone = self.task.backbone
-        tokenizer, length = backbone.tokenizer, backbone.input.length
-        assert tokenizer is not None  # held by `ShuffledSentences.prepare`
-        assert length is not None
+        tokenizer, length = self.task.backbone.text_settings
         self.task.eval()
         everything = {}
         for name, pairs in self.pairs.items():
@@ -120,51 +120,28 @@ class SentencePretraining:
         # As at the end of training: a curriculum has reached its goal by then.
         end = self.recipe.training.steps
         trained = (
-            self.task.transform(read(table, int(row), end), generator(self.recipe.seed, "control", index=int(row)))
+            self.source.item(read(table, int(row), end), generator(self.recipe.seed, "control", index=int(row)))
             for row in rows
         )
-        held_out = (self.task.view(read(self.held_out, row)) for row in range(len(self.held_out)))
+        held_out = (self.source.view(read(self.held_out, row)) for row in range(len(self.held_out)))
         vocabulary = self.task.backbone.input.vocabulary
         assert vocabulary is not None  # of text
         return bag_of_words_control(trained, held_out, vocabulary, tuple(KINDS))
 
     def _first_block(self, stream: IterableDataset) -> SentenceTable:
         """Read the first sentences of a stream, as training did: what cannot be shuffled was counted there."""
-        tokenizer, length = self.task.backbone.tokenizer, self.task.backbone.input.length
-        assert tokenizer is not None  # held by `ShuffledSentences.prepare`
-        assert length is not None
+        tokenizer, length = self.task.backbone.text_settings
         texts = [row["text"] or "" for row in stream.take(CONTROL_SENTENCES)]
-        return read_block(texts, tokenizer, length=length, keep_initial=self.task.keep_initial)
+        return read_block(texts, tokenizer, length=length, keep_initial=self.source.keep_initial)
 
     def train(self, place: Path) -> TrainingResult:
         """Train the backbone as the recipe says."""
         return train_task(self.recipe, self.task, self.trained, self.held_out, self.described, place)
 
-    def target(self, name: str, target: Target, backbone: Backbone) -> TargetData:
-        """Load a target and tokenise it for the backbone."""
-        found = {part: _target_table(source, backbone) for part, source in part_sources(target).items()}
-        notes = []
-        for part, table in found.items():
-            texts = f"{part} texts".lstrip()
-            if table.truncated:
-                notes.append(
-                    f"{name}: {table.truncated} of {len(table)} {texts} were cut to {backbone.input.length} tokens."
-                )
-            if table.skipped:
-                notes.append(f"{name}: {len(table.skipped)} empty {texts} were skipped.")
-        return TargetData(found[""], found.get("test"), notes, found.get("validation"))
-
     def leaks(self, name: str, target: Target, data: TargetData) -> list[str]:
         """Look for texts that pretraining, or the labels, share with the test."""
         del target  # its texts are compared as they were loaded
-        if self.texts is None:
-            return [f"{name}: texts in pretraining and test: not compared, since the corpus is streamed"]
-        texts = {part: table.texts for part, table in data.parts.items() if isinstance(table, TextTable)}
-        test = texts.pop("test" if "test" in texts else "")
-        leaks = find_leaks(self.texts, test, support=list(itertools.chain(*texts.values())) if texts else None)
-        if self.recipe.transfer.on_leak == "raise":
-            leaks.raise_if_any()
-        return [f"{name}: {line}" for line in leaks.describe().splitlines()]
+        return item_leaks(self.recipe, name, data, self.texts)
 
 
 def corpus_texts(recipe: Recipe) -> list[str]:
@@ -211,19 +188,6 @@ def _pairs(wanted: schema.MinimalPairs) -> Dataset:
     columns = {name: name for name in ("sentence_good", "sentence_bad")}
     found = load_source(Path(wanted.path), columns=columns, split=wanted.split)
     return found if wanted.limit is None else found.select(_spread(len(found), wanted.limit))
-
-
-def _target_table(target: Source, backbone: Backbone) -> TextTable:
-    assert backbone.tokenizer is not None  # held by `ShuffledSentences.prepare`
-    assert backbone.input.length is not None
-    table = encode_texts(
-        load_columns(target, {"text": target.text, "label": target.label}),
-        backbone.tokenizer,
-        length=backbone.input.length,
-        on_error=target.on_error,
-    )
-    labels, names = present_classes(table.labels, table.class_names)
-    return dataclasses.replace(table, labels=labels, class_names=names)
 
 
 def _spread(total: int, count: int) -> list[int]:

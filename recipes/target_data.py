@@ -8,7 +8,6 @@ from typing import Protocol
 
 import numpy as np
 
-from auxtasks.backbones import Backbone
 from auxtasks.errors import TransferError
 from auxtasks.features.batches import Table
 from auxtasks.seeding import generator
@@ -84,10 +83,6 @@ class Pretraining(Protocol):
 
     def evaluate(self, folder: RunFolder) -> dict[str, float]:
         """Return what the task has learnt, beyond the metrics of its validation."""
-        ...
-
-    def target(self, name: str, target: Target, backbone: Backbone) -> TargetData:
-        """Load a target."""
         ...
 
     def leaks(self, name: str, target: Target, data: TargetData) -> list[str]:

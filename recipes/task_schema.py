@@ -6,10 +6,20 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from recipes.data_schema import NotNegative, Positive, Share, Strict
+from recipes.data_schema import NotNegative, PoolName, Positive, Share, Strict
 
 __all__ = [
-    "TASK_NAMES", "Augment", "FacePairs", "LayerAutoencoder", "LayerRBM", "Layerwise", "ShuffledSentences", "Task",
+    "TASK_NAMES",
+    "Augment",
+    "CorruptedSentences",
+    "Corruptions",
+    "FacePairs",
+    "LayerAutoencoder",
+    "LayerRBM",
+    "Layerwise",
+    "MaxMarginRanking",
+    "ShuffledSentences",
+    "Task",
 ]  # fmt: skip
 
 
@@ -53,11 +63,9 @@ def _default_losses() -> dict[LossName, float]:
     return {"sentence": 0.5, "pair": 0.5, "token": 1.0}
 
 
-class ShuffledSentences(Strict):
-    """See `auxtasks.tasks.ShuffledSentences`."""
+class Corruptions(Strict):
+    """How sentences are corrupted: see `auxtasks.tasks.sentence_source.SentenceSource`."""
 
-    name: Literal["shuffled_sentences"]
-    losses: dict[LossName, Annotated[float, Field(gt=0)]] = Field(default_factory=_default_losses, min_length=1)
     corruptions: Weights | None = Field(
         default=None, description="kind to weight; null takes all, the subtle ones most"
     )
@@ -69,9 +77,7 @@ class ShuffledSentences(Strict):
     batch_tokens: Positive | None = Field(default=None, description="count batches in tokens, not in sentences")
 
     @model_validator(mode="after")
-    def _check(self) -> ShuffledSentences:
-        if set(self.losses) == {"order"}:
-            raise ValueError("losses: order cannot score a sentence; add sentence, pair or token")
+    def _check_corruptions(self) -> Corruptions:
         if self.corruptions is not None and not any(self.corruptions.values()):
             raise ValueError("corruptions: one weight at least must be above zero")
         if (self.easy is None) != (self.curriculum_steps == 0):
@@ -79,6 +85,19 @@ class ShuffledSentences(Strict):
                 "curriculum_steps: a curriculum has weights to begin with (easy) and steps to reach the others "
                 f"(curriculum_steps), found easy={self.easy} and curriculum_steps={self.curriculum_steps}"
             )
+        return self
+
+
+class ShuffledSentences(Corruptions):
+    """See `auxtasks.tasks.ShuffledSentences`."""
+
+    name: Literal["shuffled_sentences"]
+    losses: dict[LossName, Annotated[float, Field(gt=0)]] = Field(default_factory=_default_losses, min_length=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> ShuffledSentences:
+        if set(self.losses) == {"order"}:
+            raise ValueError("losses: order cannot score a sentence; add sentence, pair or token")
         return self
 
 
@@ -132,7 +151,51 @@ class LayerRBM(Layerwise):
     )
 
 
-TASK_NAMES = ("face_pairs", "shuffled_sentences", "layer_autoencoder", "layer_rbm")
+class CorruptedSentences(Corruptions):
+    """See `auxtasks.tasks.CorruptedSentences`."""
+
+    count: Positive = Field(default=1, description="corruptions beside each sentence in training")
+
+
+class CorruptedItems(Strict):
+    """See `auxtasks.tasks.CorruptedItems`."""
+
+    strengths: list[Annotated[float, Field(gt=0, le=1)]] = Field(default=[0.25, 0.5, 1.0], min_length=1)
+    noise: Literal["gaussian", "masking", "swap"] = Field(default="swap", description="of vectors")
+    amount: Annotated[float, Field(gt=0)] = Field(default=0.6, description="of vectors, at strength 1")
+    distortions: list[Literal["blocks", "blur", "contrast", "erase", "noise"]] = Field(
+        default=["blocks", "blur", "contrast", "erase", "noise"], min_length=1, description="of pictures"
+    )
+
+
+class MaxMarginRanking(Strict):
+    """See `auxtasks.tasks.MaxMarginRanking`."""
+
+    name: Literal["max_margin_ranking"]
+    loss: Literal["hinge", "squared_hinge", "logistic"] = "hinge"
+    margin: Annotated[float, Field(ge=0)] = 1.0
+    margin_per_grade: bool = Field(default=False, description="margin times the difference of the grades")
+    weighting: Literal["equal", "ndcg"] = "equal"
+    top: Positive | None = Field(default=None, description="of the NDCG that weighs pairs; null takes whole lists")
+    average: Literal["query", "pair"] = "query"
+    pool: PoolName | None = Field(default=None, description="of the last layer; null suits the input")
+    l2: Annotated[float, Field(ge=0)] = Field(default=0.0, description="half of it times the scorer's squared weights")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.0, description="of the last layer")
+    initial_scale: Annotated[float, Field(ge=0)] = Field(
+        default=1.0, description="of the scorer's first weights; 0 begins with equal scores"
+    )
+    list_size: Annotated[int, Field(ge=2)] | None = Field(
+        default=None, description="most items of a query in a training step, drawn anew; null takes all"
+    )
+    sentences: CorruptedSentences | None = Field(
+        default=None, description="rank sentences above corruptions of them, without any label"
+    )
+    items: CorruptedItems | None = Field(
+        default=None, description="rank vectors or pictures above corruptions of them, without any label"
+    )
+
+
+TASK_NAMES = ("face_pairs", "shuffled_sentences", "max_margin_ranking", "layer_autoencoder", "layer_rbm")
 
 
 def _task_name(value: object) -> object:
@@ -143,6 +206,7 @@ def _task_name(value: object) -> object:
 Task = Annotated[
     Annotated[FacePairs, Tag("face_pairs")]
     | Annotated[ShuffledSentences, Tag("shuffled_sentences")]
+    | Annotated[MaxMarginRanking, Tag("max_margin_ranking")]
     | Annotated[LayerAutoencoder, Tag("layer_autoencoder")]
     | Annotated[LayerRBM, Tag("layer_rbm")],
     Discriminator(_task_name),

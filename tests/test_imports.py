@@ -15,7 +15,7 @@ PACKAGES = ("auxtasks", "transfer", "recipes")
 FLOORS = [
     {"errors"},
     {"seeding"},
-    {"checkpoint", "energies", "losses", "metrics", "noise"},
+    {"checkpoint", "energies", "losses", "metrics", "noise", "ranking_losses", "ranking_metrics"},
     {"data", "backbones"},
     {"contraction", "features", "training"},
     {"tasks"},

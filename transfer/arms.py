@@ -24,6 +24,7 @@ from auxtasks.features.batches import Table
 from auxtasks.features.extract import extract
 from auxtasks.seeding import torch_seed
 from auxtasks.training.settings import LoopSettings
+from transfer.both_orders import BothOrders
 from transfer.choices import Candidate, Validation, cross_validated
 from transfer.discriminants import Discriminants
 from transfer.finetune import Tuned, Tuning, fine_tune
@@ -126,10 +127,12 @@ class StartHead:
     Attributes:
         features: (N, D) of all items.
         discriminants: what `features` were made with from the layer's own; None if they are the layer's own.
+        both_orders: whether `features` are differences of pairs, see `BothOrders`.
     """
 
     features: Features
     discriminants: Discriminants | None = None
+    both_orders: bool = False
 
     def fit(self, support: Rows, labels: Rows, n_classes: int) -> tuple[Tensor, Tensor]:
         """Return weight (C, D) and bias (C,) on the layer's own features."""
@@ -137,7 +140,8 @@ class StartHead:
         with warnings.catch_warnings():
             # A start need not be a minimum; on thousands of labels that would take longer than the fine-tuning.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            head = unfitted.fit(self.features[support], labels, n_classes)
+            start = BothOrders(unfitted) if self.both_orders else unfitted
+            head = start.fit(self.features[support], labels, n_classes)
         assert isinstance(head, FittedLinear)  # what a logistic head fits
         weight, bias = head.as_linear()
         return self.discriminants.unfold(weight, bias) if self.discriminants else (weight, bias)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from auxtasks.errors import TransferError
 from auxtasks.seeding import generator
+from transfer.both_orders import BothOrders
 from transfer.head import Head, Option
 from transfer.heads import build_head
 from transfer.selection import select_by_cross_validation
@@ -32,15 +33,24 @@ CV_FOLDS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A layer and a head to put on it."""
+    """A layer and a head to put on it.
+
+    Attributes:
+        layer: whose features the head reads.
+        head: name in `HEADS`.
+        options: of the head.
+        both_orders: whether the features are differences of pairs, see `BothOrders`.
+    """
 
     layer: str
     head: str
     options: Mapping[str, Option] = dataclasses.field(default_factory=dict)
+    both_orders: bool = False
 
     def build(self) -> Head:
         """Return the head, not yet fitted."""
-        return build_head(self.head, **self.options)
+        head = build_head(self.head, **self.options)
+        return BothOrders(head) if self.both_orders else head
 
 
 Setting = TypeVar("Setting")
@@ -161,10 +171,16 @@ def cross_validated(
     By accuracy, whatever the target's metric: a support has the same number of each class.
     """
     scores = [0.0] * len(ranked)
-    for layer in dict.fromkeys(candidate.layer for candidate in ranked):
-        places = [place for place, candidate in enumerate(ranked) if candidate.layer == layer]
+    for layer, both_orders in dict.fromkeys((candidate.layer, candidate.both_orders) for candidate in ranked):
+        places = [
+            place
+            for place, candidate in enumerate(ranked)
+            if (candidate.layer, candidate.both_orders) == (layer, both_orders)
+        ]
         heads = [(ranked[place].head, ranked[place].options) for place in places]
-        choice = select_by_cross_validation({layer: features[layer]}, labels, heads, folds=CV_FOLDS, seed=seed)
+        choice = select_by_cross_validation(
+            {layer: features[layer]}, labels, heads, folds=CV_FOLDS, seed=seed, both_orders=both_orders
+        )
         for place, row in zip(places, choice.table, strict=True):
             scores[place] = row.score
     return ranked[int(np.argmax(scores))]

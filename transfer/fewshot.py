@@ -15,6 +15,7 @@ import numpy as np
 from auxtasks.backbones.base import Backbone
 from auxtasks.backbones.pooling import Pool
 from auxtasks.data.augment import Augment
+from auxtasks.data.pair_table import PairTable
 from auxtasks.errors import TransferError
 from auxtasks.features.batches import Table, item_noun
 from auxtasks.features.cache import FeatureCache
@@ -24,7 +25,9 @@ from transfer.arms import Arm, FeatureArm, Prediction, StartHead, TunedArm
 from transfer.choices import Candidate, Validation, ranked_in_advance
 from transfer.discriminants import base_layer
 from transfer.finetune import Tuning
-from transfer.items import Items, gather_items
+from transfer.items import Items, for_backbone, gather_items
+from transfer.pair_arms import longer_arm
+from transfer.pair_targets import check_pair_settings, pair_notes
 from transfer.protocol import Draw, Protocol, plan_draws
 from transfer.raw_arms import raw_arm
 from transfer.report import TargetResults
@@ -50,7 +53,8 @@ class FewShot:
 
     Attributes:
         protocol: labels and tests.
-        arms: which to run.
+        arms: which to run, of ``scratch``, ``untrained``, ``raw``, ``frozen``, ``finetuned`` and, for pairs of texts,
+            ``longer``, which prefers the text with more characters.
         claim: the arm that the report speaks for, settled here, before any test.
         layers: layers that may be reused, with their pooling; None takes all, see `default_pools`.
         heads: names and options of the heads that may be put on them.
@@ -104,12 +108,14 @@ class Outcome:
         results: tables of scores for the report.
         spaces: features of the pretrained backbone that the heads were put on, of the items that labels are drawn from.
         ranked: shots to candidates in the order that held before any label was seen.
+        pools: how each layer that may be reused becomes a vector.
         notes: for the reader of the report.
     """
 
     results: TargetResults
     spaces: Spaces
     ranked: Mapping[int, Sequence[Candidate]]
+    pools: Mapping[str, Pool]
     notes: tuple[str, ...]
 
 
@@ -125,6 +131,7 @@ def evaluate_target(
     metric: str = "accuracy",
     cache: FeatureCache | None = None,
     pretrained: Pretrained | None = None,
+    beside: Mapping[str, Backbone] | None = None,
     open_test: Callable[[Mapping[str, object]], None] | None = None,
     show_progress: bool = True,
 ) -> Outcome:
@@ -132,8 +139,8 @@ def evaluate_target(
 
     Args:
         backbone: pretrained.
-        table: all labelled pictures or texts of the target; labels are drawn from it and, without `test`, each draw is
-            tested on what it leaves over, class by class.
+        table: all labelled pictures, texts, vectors or pairs of the target; labels are drawn from it and, without
+            `test`, each draw is tested on what it leaves over, class by class.
         settings: see `FewShot`.
         seed: of the untrained and scratch networks, folds and training.
         name: of the target, for the progress bar.
@@ -145,6 +152,8 @@ def evaluate_target(
         cache: keeps frozen features.
         pretrained: items of the pretraining data, for discriminants and for the choices with one shot; None where they
             have no identities or classes, as texts of a corpus.
+        beside: other pretrained backbones by name: each is one more arm, of heads on its frozen layers, chosen as those
+            of ``frozen`` are, on the same labels.
         open_test: called once, after all choices and before the first test label is read, with what was settled.
         show_progress: False never draws a bar.
 
@@ -154,10 +163,12 @@ def evaluate_target(
         InputMismatchError: items that do not fit the backbone.
     """
     check_metric(metric, len(table.class_names), fixed_test=test is not None)
+    if isinstance(table, PairTable):
+        check_pair_settings(metric=metric, has_pretrained=pretrained is not None, augments=settings.augment is not None)
     items = gather_items(table, test, validation)
     shots = settings.protocol.shots
     draws = plan_draws(items.pool_labels, settings.protocol, table.class_names, test=items.test)
-    builder = _ArmBuilder(backbone, items, settings, seed, cache or FeatureCache(), pretrained)
+    builder = _ArmBuilder(backbone, items, settings, seed, cache or FeatureCache(), pretrained, beside or {})
     frozen = builder.heads_on(backbone)
     arms = builder.arms(frozen)
     with ProgressBar(f"few-shot {name}", len(draws) * len(shots) * len(arms), shown=show_progress) as bar:
@@ -179,8 +190,9 @@ def evaluate_target(
     )
     spaces = frozen.spaces
     pool = dataclasses.replace(spaces, target={place: of[: items.pool] for place, of in spaces.target.items()})
-    notes = (*spaces.notes, *_training_notes(name, predictions, item_noun(table)))
-    return Outcome(results, pool, frozen.arm.ranked, notes)
+    of_pairs = pair_notes(name, fixed_test=test is not None) if isinstance(table, PairTable) else []
+    notes = (*spaces.notes, *_training_notes(name, predictions, item_noun(table)), *of_pairs)
+    return Outcome(results, pool, frozen.arm.ranked, builder.layers, notes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,6 +214,7 @@ class _ArmBuilder:
     seed: int
     cache: FeatureCache
     pretrained: Pretrained | None
+    beside: Mapping[str, Backbone]
 
     @functools.cached_property
     def layers(self) -> dict[str, Pool]:
@@ -217,6 +230,11 @@ class _ArmBuilder:
     def n_classes(self) -> int:
         """C."""
         return len(self.items.table.class_names)
+
+    @property
+    def of_pairs(self) -> bool:
+        """Whether features are differences, on both orders of which heads are fitted."""
+        return isinstance(self.items.table, PairTable)
 
     @property
     def validation(self) -> Validation | None:
@@ -236,7 +254,7 @@ class _ArmBuilder:
             pretrained=self.pretrained,
             metric=settings.metric,
         )
-        ranked, how = _rank(spaces, settings, self.n_classes, self.seed)
+        ranked, how = _rank(spaces, settings, self.n_classes, self.seed, both_orders=self.of_pairs)
         return _Heads(spaces, FeatureArm(spaces.target, ranked, self.n_classes, self.seed, self.validation), how)
 
     def arms(self, frozen: _Heads) -> dict[str, Arm]:
@@ -252,11 +270,25 @@ class _ArmBuilder:
             "raw": lambda: raw_arm(self.items.table, self.n_classes, self.seed, self.validation),
             "finetuned": lambda: self._tuned(frozen, self.backbone, settings.tuning, settings.tuning_rates),
             "scratch": lambda: self._tuned(frozen, self.untrained, settings.scratch, settings.scratch_rates),
+            "longer": lambda: longer_arm(self.items.table),
         }
+        if twice := sorted(self.beside.keys() & builders.keys()):
+            raise TransferError(f"{', '.join(twice)}: the name of an arm; call the backbone beside otherwise.")
         unknown = sorted(set(settings.arms) - set(builders))
         if unknown:
             raise TransferError(f"no such arm: {', '.join(unknown)}. There are {', '.join(builders)}.")
-        return {arm: builders[arm]() for arm in settings.arms}
+        arms = {arm: builders[arm]() for arm in settings.arms}
+        return arms | {name: self._heads_beside(other).arm for name, other in self.beside.items()}
+
+    def _heads_beside(self, other: Backbone) -> _Heads:
+        """Return heads on another backbone; where that has other layers, they are on all of them."""
+        items = dataclasses.replace(self.items, table=for_backbone(other, self.items.table))
+        pools = default_pools(other)
+        layers = self.layers if self.layers.keys() <= pools.keys() else pools
+        # Discriminants would be of this backbone's pretraining data: it has none of the other's.
+        settings = dataclasses.replace(self.settings, layers=layers, metric=None)
+        builder = _ArmBuilder(other, items, settings, self.seed, self.cache, None, {})
+        return builder.heads_on(other)
 
     def _tuned(self, frozen: _Heads, start: Backbone, tuning: Tuning, rates: tuple[float, ...]) -> TunedArm:
         """Return an arm that trains a network; the pretrained one begins with a head that fits its features."""
@@ -273,7 +305,7 @@ class _ArmBuilder:
             n_classes=self.n_classes,
             rates=rates,
             tuning=tuning,
-            head=StartHead(spaces.target[space], discriminants) if start is self.backbone else None,
+            head=StartHead(spaces.target[space], discriminants, self.of_pairs) if start is self.backbone else None,
             mirror=settings.mirror,
             augment=settings.augment,
             loop=settings.loop,
@@ -292,10 +324,14 @@ class _ArmBuilder:
         }
 
 
-def _rank(spaces: Spaces, settings: FewShot, n_classes: int, seed: int) -> tuple[dict[int, list[Candidate]], str]:
+def _rank(
+    spaces: Spaces, settings: FewShot, n_classes: int, seed: int, *, both_orders: bool
+) -> tuple[dict[int, list[Candidate]], str]:
     """Order layers and heads for each number of shots before any label of the target is seen; say how."""
     candidates = [
-        Candidate(place, head, options) for place in reversed(list(spaces.target)) for head, options in settings.heads
+        Candidate(place, head, options, both_orders)
+        for place in reversed(list(spaces.target))
+        for head, options in settings.heads
     ]
     ranked, how = {}, {}
     for shot in settings.protocol.shots:

@@ -23,12 +23,16 @@ from auxtasks.backbones.base import Backbone
 from auxtasks.backbones.pooling import Pool
 from auxtasks.backbones.text import TokenBatch, pad_tokens
 from auxtasks.data.augment import Augment, stack_pictures
+from auxtasks.data.feature_table import FeatureTable
+from auxtasks.data.images import ImageTable
 from auxtasks.data.loaders import BatchSource, Feed
+from auxtasks.data.pair_table import PairTable, distinct_items
 from auxtasks.data.plan import EpochPlan
+from auxtasks.data.rankings import ItemTable
 from auxtasks.data.row_feed import RowFeed
 from auxtasks.data.texts import TextTable
 from auxtasks.errors import TransferError
-from auxtasks.features.batches import Table, check_table, item_noun, model_input, picture_batch
+from auxtasks.features.batches import Inputs, PairBatch, Table, check_table, item_noun, model_input, picture_batch
 from auxtasks.features.extract import feature_widths, pooled_layers
 from auxtasks.seeding import torch_seed
 from auxtasks.training.engine import train
@@ -106,9 +110,9 @@ class Tuning:
 
 
 class LabelledBatch(NamedTuple):
-    """Pictures (B, C, H, W) as uint8 or padded tokens, and their classes (B,)."""
+    """Pictures (B, C, H, W) as uint8, padded tokens, vectors (B, D) or pairs of these, and their classes (B,)."""
 
-    inputs: Tensor | TokenBatch
+    inputs: Inputs
     labels: Tensor
 
 
@@ -128,6 +132,8 @@ class Classifier(Objective):
         n_classes: C.
         start: weight (C, D) and bias (C,) to begin with, such as those of a head fitted on frozen features; random if
             None.
+        bias: False leaves the bias out, also of `start`. For pairs: scores of a difference and of its negative are then
+            each other's negatives, so that both orders of a pair have the same loss, and opposite answers.
         seed: of the random linear layer.
     """
 
@@ -139,6 +145,7 @@ class Classifier(Objective):
         n_classes: int,
         *,
         start: tuple[Tensor, Tensor] | None = None,
+        bias: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -148,9 +155,9 @@ class Classifier(Objective):
         width = feature_widths(backbone, {layer: pool})[layer]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(seed, "classifier"))
-            self.linear = nn.Linear(width, n_classes)
+            self.linear = nn.Linear(width, n_classes, bias=bias)
         if start is not None:
-            self.linear.load_state_dict({"weight": start[0], "bias": start[1]})
+            self.linear.load_state_dict({"weight": start[0], "bias": start[1]} if bias else {"weight": start[0]})
 
     def forward(self, batch: LabelledBatch) -> StepOutput:
         """Compute the cross-entropy of a micro-batch."""
@@ -169,7 +176,7 @@ class Classifier(Objective):
     def rate_scale(self, depth_decay: float) -> Mapping[str, float]:
         """Return each parameter's share of the learning rate: 1 for head and highest layer, less further down."""
         read = self.backbone.layer_names[: self.backbone.position(self.layer) + 1]
-        scales = {"linear.weight": 1.0, "linear.bias": 1.0}
+        scales = {f"linear.{name}": 1.0 for name, _ in self.linear.named_parameters()}
         for depth, name in enumerate(reversed(read)):
             for parameter, _ in self.backbone.parameters_of(name):
                 scales[f"backbone.module.{parameter}"] = depth_decay**depth
@@ -219,7 +226,7 @@ def fine_tune(
     loop: LoopSettings | None = None,
     folder: Path | None = None,
 ) -> Tuned:
-    """Fine-tune a copy of a backbone on labelled pictures or texts.
+    """Fine-tune a copy of a backbone on labelled pictures, texts, vectors or pairs of such items.
 
     Args:
         backbone: stays as it is.
@@ -229,13 +236,13 @@ def fine_tune(
         n_classes: C.
         tuning: see `Tuning`.
         start: where the head begins, see `Classifier`.
-        augment: see `Augment`; None takes pictures as they are. Texts are always taken so.
+        augment: see `Augment`; None takes pictures as they are. All else is always taken so.
         seed: of the order, the augmentation and a random head.
         loop: see `LoopSettings`; by default it is silent.
         folder: for checkpoints; None keeps none.
 
     Raises:
-        TransferError: labels that do not fit the items or the classes, or texts to augment.
+        TransferError: labels that do not fit the items or the classes, or others than pictures to augment.
         InputMismatchError: items that do not fit the backbone.
     """
     tuning = (tuning or Tuning()).on(len(table))
@@ -247,7 +254,8 @@ def fine_tune(
             f"{len(classes)} labels{span}."
         )
     check_table(backbone, table)
-    model = Classifier(copy.deepcopy(backbone), layer, pool, n_classes, start=start, seed=seed)
+    bias = not isinstance(table, PairTable)
+    model = Classifier(copy.deepcopy(backbone), layer, pool, n_classes, start=start, bias=bias, seed=seed)
     feed = _feed(backbone, dataclasses.replace(table, labels=classes), tuning.batch_size, augment, seed)
     scales = model.rate_scale(tuning.depth_decay)
     phases = [
@@ -267,11 +275,9 @@ def fine_tune(
     )
     model.backbone.freeze([])
     model.eval()
-    head = FittedLinear(
-        weight=model.linear.weight.detach().double().cpu().numpy(),
-        bias=model.linear.bias.detach().double().cpu().numpy(),
-        unit_rows=False,
-    )
+    weight = model.linear.weight.detach().double().cpu().numpy()
+    intercepts = model.linear.bias.detach().double().cpu().numpy() if bias else np.zeros(n_classes)
+    head = FittedLinear(weight, intercepts, unit_rows=False)
     return Tuned(model.backbone, head, result.metrics["accuracy"])
 
 
@@ -280,20 +286,41 @@ def _feed(backbone: Backbone, table: Table, batch_size: int, augment: Augment | 
     plan = EpochPlan(len(table), batch_size, seed)
     if augment is None:
         return RowFeed(_reader(backbone, table), plan)
-    if isinstance(table, TextTable):
-        raise TransferError("augment changes pictures, the table holds texts: leave it out.")
+    if not isinstance(table, ImageTable):
+        raise TransferError(f"augment changes pictures, the table holds {item_noun(table)}: leave it out.")
     return Feed(records=table, plan=plan, transform=_Augmented(augment), collate=collate_labelled, seed=seed)
 
 
 def _reader(backbone: Backbone, table: Table) -> Callable[[NDArray[np.int64]], LabelledBatch]:
     """Return what reads rows as they are."""
     labels = torch.tensor(table.labels)
+    inputs: Callable[[NDArray[np.int64]], Inputs]
+    inputs = _pair_reader(backbone, table) if isinstance(table, PairTable) else _item_reader(backbone, table)
+    return lambda rows: LabelledBatch(inputs(rows), labels[rows])
+
+
+def _item_reader(backbone: Backbone, table: ItemTable) -> Callable[[NDArray[np.int64]], Tensor | TokenBatch]:
     if isinstance(table, TextTable):
         tokens, pad_id = table.tokens, table.pad_id
-        return lambda rows: LabelledBatch(pad_tokens([tokens[int(row)] for row in rows], pad_id=pad_id), labels[rows])
+        return lambda rows: pad_tokens([tokens[int(row)] for row in rows], pad_id=pad_id)
+    if isinstance(table, FeatureTable):
+        values = torch.tensor(table.values)
+        return lambda rows: values[rows]
     height, width = backbone.input.shape[1:]
     pixels = picture_batch(table, range(len(table)), (height, width))  # resized once, not in every epoch
-    return lambda rows: LabelledBatch(pixels[rows], labels[rows])
+    return lambda rows: pixels[rows]
+
+
+def _pair_reader(backbone: Backbone, table: PairTable) -> Callable[[NDArray[np.int64]], PairBatch]:
+    """Return what reads each distinct item of a batch of pairs once."""
+    pairs = table.compact()
+    items = _item_reader(backbone, pairs.items)
+
+    def read(rows: NDArray[np.int64]) -> PairBatch:
+        needed, left, right = distinct_items(pairs.left[rows], pairs.right[rows])
+        return PairBatch(items(needed), torch.from_numpy(left), torch.from_numpy(right))
+
+    return read
 
 
 class _Augmented:

@@ -13,7 +13,6 @@ from auxtasks.backbones.base import Backbone
 from auxtasks.backbones.pooling import Pool
 from auxtasks.data.augment import with_room
 from auxtasks.data.decoding import Fit
-from auxtasks.errors import InputMismatchError
 from auxtasks.features.extract import extract, feature_widths
 from transfer.model import PredictedItem, table_of_items
 
@@ -21,7 +20,7 @@ __all__ = ["FrozenFeatures"]
 
 
 class FrozenFeatures(TransformerMixin, BaseEstimator):
-    """Turns pictures or texts into the features of one layer; learns nothing from them.
+    """Turns pictures, texts or vectors into the features of one layer; learns nothing from them.
 
     Args:
         backbone: pretrained.
@@ -55,22 +54,23 @@ class FrozenFeatures(TransformerMixin, BaseEstimator):
         self.mirror = mirror
         self.fit_mode: Fit = fit_mode
 
-    def fit(self, items: Sequence[PredictedItem], labels: Any = None) -> Self:
+    def fit(self, items: Sequence[PredictedItem] | NDArray[Any], labels: Any = None) -> Self:
         """Do nothing: a pretrained layer is already fitted."""
         del items, labels
         return self
 
-    def transform(self, items: Sequence[PredictedItem]) -> NDArray[np.float32]:
-        """Return features (N, D) of texts, or of pictures given as paths, PIL images, encoded bytes or uint8 arrays.
+    def transform(self, items: Sequence[PredictedItem] | NDArray[Any]) -> NDArray[np.float32]:
+        """Return features (N, D) of items.
+
+        Args:
+            items: texts; vectors, as an array; or pictures as paths, PIL images, encoded bytes or uint8 arrays.
 
         Raises:
             ImageError: a picture cannot be read; names it.
-            DataError: a text is empty; says which.
-            InputMismatchError: a backbone that takes neither, or items of the other kind.
+            DataError: a text is empty, or a vector not finite; says which.
+            InputMismatchError: items of another kind or width than the backbone takes.
         """
         spec = self.backbone.input
-        if spec.kind == "features":
-            raise InputMismatchError(f"the backbone takes features of shape {spec.shape}, not pictures or texts.")
         name = self.layer or self.backbone.layer_names[-1]
         if not len(items):
             return np.empty((0, feature_widths(self.backbone, {name: self.pool})[name]), dtype=np.float32)

@@ -1,6 +1,6 @@
 """All items of a target in one table: the pool that labels are drawn from and, behind it, what is named beside it.
 
-In one table every arm reads features, pixels or texts by row, and need not know which kind of test there is.
+In one table every arm reads features, pixels, texts or pairs by row, and need not know which kind of test there is.
 """
 
 from __future__ import annotations
@@ -12,13 +12,17 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from auxtasks.backbones.base import Backbone
+from auxtasks.data.feature_table import FeatureTable
 from auxtasks.data.images import ImageTable
+from auxtasks.data.pair_table import PairTable
 from auxtasks.data.ragged import Ragged
-from auxtasks.data.texts import TextTable
+from auxtasks.data.rankings import ItemTable
+from auxtasks.data.texts import TextTable, tokenise
 from auxtasks.errors import InputMismatchError, TransferError
 from auxtasks.features.batches import Table, item_noun
 
-__all__ = ["Items", "gather_items"]
+__all__ = ["Items", "for_backbone", "gather_items"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,7 +51,7 @@ def gather_items(table: Table, test: Table | None, validation: Table | None = No
     """Put a pool, its test set and its validation set into one table, with the pool's numbering of the classes.
 
     Raises:
-        InputMismatchError: one holds pictures and the other texts, or pictures of another shape.
+        InputMismatchError: they hold items of different kinds, pictures of another shape, or vectors of another width.
         TransferError: the test or validation set is the pool, or one is the other; other class names, a set without
             items, or one with unlabelled ones.
     """
@@ -56,6 +60,30 @@ def gather_items(table: Table, test: Table | None, validation: Table | None = No
     table, test_rows = _with_part(table, test, "test")
     table, validation_rows = _with_part(table, validation, "validation")
     return Items(table, pool, test_rows, validation_rows)
+
+
+def for_backbone(backbone: Backbone, table: Table) -> Table:
+    """Return a table as another backbone takes it: texts are spelled anew by that one's own tokenizer.
+
+    Raises:
+        BackboneError: it takes texts, and has no tokenizer.
+    """
+    if isinstance(table, PairTable):
+        items = for_backbone(backbone, table.items)
+        assert not isinstance(items, PairTable)  # the items of pairs are none
+        together = hashlib.sha256(f"{table.fingerprint}|{items.fingerprint}".encode())
+        if items is table.items:
+            return table
+        return dataclasses.replace(table, items=items, fingerprint=together.hexdigest())
+    if not isinstance(table, TextTable):
+        return table
+    tokenizer, length = backbone.text_settings
+    tokens, cut = tokenise(table.texts, tokenizer, length)
+    digest = hashlib.sha256(table.fingerprint.encode() + tokens.values.tobytes() + tokens.offsets.tobytes())
+    assert tokenizer.pad_token_id is not None  # held where the backbone was built
+    return dataclasses.replace(
+        table, tokens=tokens, truncated=cut, pad_id=int(tokenizer.pad_token_id), fingerprint=digest.hexdigest()
+    )
 
 
 def _check_different(table: Table, test: Table | None, validation: Table | None) -> None:
@@ -96,6 +124,30 @@ def _with_part(table: Table, part: Table | None, kind: str) -> tuple[Table, NDAr
 
 
 def _joined(first: Table, second: Table, kind: str) -> Table:
+    if isinstance(first, PairTable) and isinstance(second, PairTable):
+        return _joined_pairs(first, second, kind)
+    if not isinstance(first, PairTable) and not isinstance(second, PairTable):
+        return _joined_items(first, second, kind)
+    raise _of_two_kinds(first, second, kind)
+
+
+def _joined_pairs(first: PairTable, second: PairTable, kind: str) -> PairTable:
+    """Put pairs behind pairs; items that both share stay where they are."""
+    items, shift = first.items, 0
+    if second.items.fingerprint != first.items.fingerprint:
+        items, shift = _joined_items(first.items, second.items, kind), len(first.items)
+    return PairTable(
+        items=items,
+        left=np.concatenate([first.left, second.left + shift]),
+        right=np.concatenate([first.right, second.right + shift]),
+        labels=np.concatenate([first.labels, second.labels]),
+        rows=np.concatenate([first.rows, second.rows]),
+        skipped=first.skipped + second.skipped,
+        fingerprint=_joined_fingerprint(first, second),
+    )
+
+
+def _joined_items(first: ItemTable, second: ItemTable, kind: str) -> ItemTable:
     if isinstance(first, TextTable) and isinstance(second, TextTable):
         values = np.concatenate([first.tokens.values, second.tokens.values])
         offsets = np.concatenate([first.tokens.offsets, second.tokens.offsets[1:] + first.tokens.offsets[-1]])
@@ -114,22 +166,38 @@ def _joined(first: Table, second: Table, kind: str) -> Table:
         return dataclasses.replace(
             _with_rows_of_both(first, second), pixels=np.concatenate([first.pixels, second.pixels])
         )
-    raise InputMismatchError(
+    if isinstance(first, FeatureTable) and isinstance(second, FeatureTable):
+        if first.width != second.width:
+            raise InputMismatchError(
+                f"vectors of the pool have {first.width} features, those of the {kind} set {second.width}: both need "
+                "the same."
+            )
+        return dataclasses.replace(
+            _with_rows_of_both(first, second), values=np.concatenate([first.values, second.values])
+        )
+    raise _of_two_kinds(first, second, kind)
+
+
+def _of_two_kinds(first: Table, second: Table, kind: str) -> InputMismatchError:
+    return InputMismatchError(
         f"labels are drawn from {item_noun(first)}, and the {kind} set holds {item_noun(second)}: both must be of a "
         "kind."
     )
 
 
-SomeTable = TypeVar("SomeTable", ImageTable, TextTable)
+SomeTable = TypeVar("SomeTable", ImageTable, TextTable, FeatureTable)
 
 
 def _with_rows_of_both(first: SomeTable, second: SomeTable) -> SomeTable:
-    """Return the first table with what both kinds of table have in common joined."""
-    digest = hashlib.sha256(f"joined|{first.fingerprint}|{second.fingerprint}".encode())
+    """Return the first table with what all kinds of items have in common joined."""
     return dataclasses.replace(
         first,
         labels=np.concatenate([first.labels, second.labels]),
         rows=np.concatenate([first.rows, second.rows]),
         skipped=first.skipped + second.skipped,
-        fingerprint=digest.hexdigest(),
+        fingerprint=_joined_fingerprint(first, second),
     )
+
+
+def _joined_fingerprint(first: Table, second: Table) -> str:
+    return hashlib.sha256(f"joined|{first.fingerprint}|{second.fingerprint}".encode()).hexdigest()

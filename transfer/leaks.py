@@ -1,8 +1,9 @@
-"""Whether what should be unseen was seen: pictures, texts and people shared between pretraining and test.
+"""Whether what should be unseen was seen: pictures, texts, vectors and people shared between pretraining and test.
 
 Two pictures are one when their decoded pixels are equal, whatever their file format, name or folder. A resized,
 cropped or recompressed copy is not found; people's names are the second line of defence. Two texts are one when they
-have the same words and punctuation, whatever their case, blanks and way of encoding; a paraphrase is not found.
+have the same words and punctuation, whatever their case, blanks and way of encoding; a paraphrase is not found. Two
+vectors are one when all their numbers are equal in float32.
 """
 
 from __future__ import annotations
@@ -16,19 +17,25 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from auxtasks.data.feature_table import FeatureTable
+from auxtasks.data.pair_table import PairTable
+from auxtasks.data.texts import TextTable
 from auxtasks.errors import LeakError, TransferError
+from auxtasks.features.batches import Table
 
-__all__ = ["Leaks", "SharedItems", "find_leaks", "pixel_digest", "text_digest"]
+__all__ = ["Leaks", "SharedItems", "comparable_items", "find_leaks", "pixel_digest", "text_digest", "vector_digest"]
 
 Picture: TypeAlias = npt.NDArray[np.uint8]
-Noun: TypeAlias = Literal["pictures", "texts"]
+Vector: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+Comparable: TypeAlias = Iterable[Picture] | Iterable[str] | Iterable[Vector]
+Noun: TypeAlias = Literal["pictures", "texts", "vectors"]
 
 _MOST_EXAMPLES = 5
 
 
 @dataclass(frozen=True)
 class SharedItems:
-    """Pictures or texts that two collections share.
+    """Pictures, texts or vectors that two collections share.
 
     Attributes:
         seen_rows: rows of the collection that was seen first (pretraining, or the support), all of them.
@@ -109,20 +116,21 @@ class Leaks:
 
 
 def find_leaks(
-    pretraining: Iterable[Picture] | Iterable[str],
-    test: Iterable[Picture] | Iterable[str],
+    pretraining: Comparable,
+    test: Comparable,
     *,
-    support: Iterable[Picture] | Iterable[str] | None = None,
+    support: Comparable | None = None,
     pretraining_names: Iterable[str] | None = None,
     target_names: Iterable[str] | None = None,
 ) -> Leaks:
-    """Look for pictures or texts, and identities, that pretraining, or the support, shares with the test set.
+    """Look for pictures, texts or vectors, and identities, that pretraining, or the support, shares with the test set.
 
     Items are read once and one at a time, so a data set that does not fit in memory can be passed as a generator; of
     each a digest is kept.
 
     Args:
-        pretraining: (N, H, W, C) uint8, or N arrays (H, W, C) of any sizes; or N texts.
+        pretraining: (N, H, W, C) uint8, or N arrays (H, W, C) of any sizes; N texts; or vectors (N, D) of floats. For
+            what a table holds see `comparable_items`.
         test: the items that scores are computed on, likewise.
         support: the pool that labels are drawn from, likewise.
         pretraining_names: names of the classes pretraining saw; only real names of people or things, since "0" of two
@@ -130,7 +138,7 @@ def find_leaks(
         target_names: names of the target's classes.
 
     Raises:
-        TransferError: a picture that is not uint8, the type of decoded pixels; pictures on one side, texts on another.
+        TransferError: a picture that is not uint8, the type of decoded pixels; items of two kinds.
 
     Example:
         >>> seen = np.zeros((2, 4, 4, 3), dtype=np.uint8)
@@ -147,7 +155,7 @@ def find_leaks(
     nouns |= seen_nouns | labelled_nouns
     if len(nouns) > 1:
         raise TransferError(
-            "pictures and texts cannot be compared: pass the same kind for pretraining, test and support."
+            f"{' and '.join(sorted(nouns))} cannot be compared: pass the same kind for pretraining, test and support."
         )
     named = pretraining_names is not None and target_names is not None
     return Leaks(
@@ -160,15 +168,34 @@ def find_leaks(
     )
 
 
-def _digests(items: Iterable[Picture] | Iterable[str]) -> tuple[list[bytes], set[Noun]]:
+def comparable_items(table: Table) -> Comparable:
+    """Return what `find_leaks` compares of a table: pixels, texts or vectors, and of pairs those of the items in them.
+
+    Example:
+        >>> values = np.float32([[1, 2], [3, 4], [5, 6]])
+        >>> table = FeatureTable(values, np.full(3, -1), (), np.arange(3), (), "three rows")
+        >>> find_leaks(comparable_items(table.subset([0, 2])), comparable_items(table)).pretraining.test_rows
+        (0, 2)
+    """
+    if isinstance(table, PairTable):
+        return comparable_items(table.compact().items)
+    if isinstance(table, TextTable):
+        return table.texts
+    return table.values if isinstance(table, FeatureTable) else table.pixels
+
+
+def _digests(items: Comparable) -> tuple[list[bytes], set[Noun]]:
     """Return a digest of each item, and of which kinds they are."""
     found: list[bytes] = []
     nouns: set[Noun] = set()
-    each: Iterable[Picture | str] = items
+    each: Iterable[Picture | str | Vector] = items
     for row, item in enumerate(each):
         if isinstance(item, str):
             nouns.add("texts")
             found.append(text_digest(item))
+        elif item.ndim == 1 and np.issubdtype(item.dtype, np.floating):
+            nouns.add("vectors")
+            found.append(vector_digest(item))
         else:
             nouns.add("pictures")
             found.append(pixel_digest(item, row))
@@ -190,7 +217,18 @@ def text_digest(text: str) -> bytes:
     return hashlib.blake2b(" ".join(text.lower().split()).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-def pixel_digest(picture: Picture, row: int = 0) -> bytes:
+def vector_digest(vector: Vector | Picture) -> bytes:
+    """Return a digest of a vector's numbers (D,) in float32, 0 and -0 being the same.
+
+    Example:
+        >>> vector_digest(np.array([0.1, 0.0])) == vector_digest(np.array([0.1, -0.0], dtype=np.float32))
+        True
+    """
+    numbers = np.asarray(vector, dtype=np.float32) + np.float32(0)
+    return hashlib.blake2b(numbers.tobytes(), digest_size=16).digest()
+
+
+def pixel_digest(picture: Picture | Vector, row: int = 0) -> bytes:
     """Return the SHA-256 of a picture's shape and pixels.
 
     Args:

@@ -15,10 +15,12 @@ from auxtasks import checkpoint
 from auxtasks.backbones.base import Backbone
 from auxtasks.backbones.pooling import Pool
 from auxtasks.data.decoding import Fit, Picture, decode_one
+from auxtasks.data.feature_table import FeatureTable
 from auxtasks.data.images import ImageTable
+from auxtasks.data.pair_table import PairTable
+from auxtasks.data.rankings import ItemTable
 from auxtasks.data.texts import table_of_texts
 from auxtasks.errors import CheckpointError, DataError, InputMismatchError, did_you_mean
-from auxtasks.features.batches import Table
 from auxtasks.features.extract import extract
 from transfer.discriminants import Discriminants
 from transfer.head import FittedHead
@@ -33,18 +35,18 @@ PREDICTED_AT_A_TIME = 256  # pictures: decoded, they are large
 
 @dataclasses.dataclass(frozen=True)
 class TargetModel:
-    """Predicts classes of pictures or texts.
+    """Predicts classes of pictures, texts or vectors.
 
     Attributes:
         backbone: pretrained, possibly fine-tuned.
         layer: the head reads this layer.
         pool: how the layer becomes a vector, see `pool_layer`.
-        mirror: whether a picture's features are averaged with its mirror image's; False for texts.
+        mirror: whether a picture's features are averaged with its mirror image's; False for all else.
         head: fitted on the labels.
         discriminants: between layer and head, or None.
         class_names: C names.
         decoded_size: height and width at which pictures were decoded before they were fitted to the backbone's input;
-            None for texts, which the backbone's own tokenizer prepares.
+            None for texts, which the backbone's own tokenizer prepares, and for vectors.
         fit: how pictures of other shapes are fitted, see `decode_images`.
         facts: how it came about, as JSON values: labels it was fitted on, what its report says.
 
@@ -74,30 +76,30 @@ class TargetModel:
     discriminants: Discriminants | None = None
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def predict_proba(self, items: Sequence[PredictedItem]) -> NDArray[np.float64]:
+    def predict_proba(self, items: Sequence[PredictedItem] | NDArray[Any]) -> NDArray[np.float64]:
         """Return one probability a class, (N, C).
 
         Args:
-            items: texts, or pictures as paths, PIL images, encoded bytes or uint8 arrays.
+            items: texts; vectors (N, D); or pictures as paths, PIL images, encoded bytes or uint8 arrays.
 
         Raises:
             ImageError: a picture cannot be read; names it.
-            DataError: a text is empty; says which.
-            InputMismatchError: the backbone takes items of the other kind.
+            DataError: a text is empty, or a vector not finite; says which.
+            InputMismatchError: the backbone takes items of another kind or width.
         """
-        # Texts all at once: those of like length then share a batch, and a message counts from the first.
-        at_a_time = max(1, len(items)) if self.backbone.input.kind == "text" else PREDICTED_AT_A_TIME
+        # Texts all at once: those of like length then share a batch. So a message counts from the first.
+        at_a_time = PREDICTED_AT_A_TIME if self.backbone.input.kind == "image" else max(1, len(items))
         parts = [
             self.head.predict_proba(self._features(items[start : start + at_a_time]))
             for start in range(0, len(items), at_a_time)
         ]
         return np.concatenate(parts) if parts else np.empty((0, len(self.class_names)))
 
-    def predict(self, items: Sequence[PredictedItem]) -> list[str]:
+    def predict(self, items: Sequence[PredictedItem] | NDArray[Any]) -> list[str]:
         """Return the likeliest class of each item, by name; see `predict_proba`."""
         return [self.class_names[index] for index in self.predict_proba(items).argmax(axis=1)]
 
-    def _features(self, items: Sequence[PredictedItem]) -> NDArray[np.float32]:
+    def _features(self, items: Sequence[PredictedItem] | NDArray[Any]) -> NDArray[np.float32]:
         table = table_of_items(self.backbone, items, self.decoded_size, self.fit)
         features = extract(self.backbone, table, {self.layer: self.pool}, mirror=self.mirror)[self.layer]
         return self.discriminants(features) if self.discriminants else features
@@ -132,25 +134,33 @@ class TargetModel:
 
 
 def table_of_items(
-    backbone: Backbone, items: Sequence[PredictedItem], size: tuple[int, int] | None, fit: Fit = "stretch"
-) -> Table:
+    backbone: Backbone,
+    items: Sequence[PredictedItem] | NDArray[Any],
+    size: tuple[int, int] | None,
+    fit: Fit = "stretch",
+) -> ItemTable:
     """Prepare items that have no labels as the training data was prepared.
 
     Args:
         backbone: what the items are for.
-        items: texts, or pictures in any form that `decode_one` takes.
-        size: height and width at which pictures are decoded; not for texts.
+        items: texts; vectors (N, D); or pictures in any form that `decode_one` takes.
+        size: height and width at which pictures are decoded; for these alone.
         fit: see `decode_images`.
 
     Raises:
         ImageError: a picture cannot be read; names it.
-        DataError: a text is empty, or the backbone has no tokenizer.
-        InputMismatchError: one text instead of several, or items of a kind that the backbone does not take.
+        DataError: a text is empty, a vector not finite, or the backbone has no tokenizer.
+        InputMismatchError: one text instead of several, pairs, or items of a kind or width that the backbone does not
+            take.
     """
     spec = backbone.input
     if isinstance(items, str | bytes):
         raise InputMismatchError(f"expected a list of items, found {type(items).__name__}: put it into a list.")
-    if spec.kind != "text":
+    if isinstance(items, PairTable):
+        raise InputMismatchError("a table of pairs was given: items are read one by one; pass pairs.items.")
+    if spec.kind == "features":
+        return table_of_vectors(items, spec.shape[0])
+    if spec.kind == "image":
         if size is None:
             raise InputMismatchError(f"pictures need a size to be decoded at; the backbone takes {spec.shape}.")
         return table_of(items, size, spec.shape[0], fit)
@@ -163,7 +173,32 @@ def table_of_items(
     return table_of_texts(texts, backbone.tokenizer, spec.shape[0])
 
 
-def table_of(items: Sequence[Picture], size: tuple[int, int], channels: int, fit: Fit) -> ImageTable:
+def table_of_vectors(items: Sequence[object] | NDArray[Any], width: int) -> FeatureTable:
+    """Turn vectors that have no labels into a table.
+
+    Raises:
+        InputMismatchError: what is no array (N, width) of numbers; shows what it is.
+        DataError: a vector that holds NaN or infinite values; names its row.
+    """
+    try:
+        values = np.asarray(items, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputMismatchError(
+            f"the backbone takes vectors of {width} features, and so an array (N, {width}) of numbers: {error}."
+        ) from error
+    if values.ndim != 2 or values.shape[1] != width:
+        raise InputMismatchError(
+            f"the backbone takes vectors of {width} features, and so an array (N, {width}); found the shape "
+            f"{values.shape}."
+        )
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        raise DataError(f"row {bad[0]} holds NaN or infinite values, as do {len(bad) - 1} more of {len(values)} rows.")
+    unlabelled = np.full(len(values), -1, dtype=np.int64)
+    return FeatureTable(values, unlabelled, (), np.arange(len(values)), skipped=(), fingerprint="not kept")
+
+
+def table_of(items: Sequence[Picture] | NDArray[Any], size: tuple[int, int], channels: int, fit: Fit) -> ImageTable:
     """Decode pictures that have no labels into a table, as the training data was decoded."""
     pixels = np.stack([decode_one(item, size, channels, fit) for item in items])
     unlabelled = np.full(len(items), -1, dtype=np.int64)
@@ -238,11 +273,12 @@ def _read_discriminants(place: Path) -> Discriminants:
 
 def _model_card(model: TargetModel) -> str:
     facts = "\n".join(f"- {name}: {value}" for name, value in model.facts.items())
-    example = "a text" if model.backbone.input.kind == "text" else "photo.jpg"
+    examples = {"text": '["a text"]', "image": '["photo.jpg"]', "features": "vectors"}
+    example = examples[model.backbone.input.kind]
     return (
         f"# Target model: {len(model.class_names)} classes\n\n"
         f"Reads layer `{model.layer}` ({model.pool}) of a `{model.backbone.family.name}` backbone.\n\n{facts}\n\n"
         "```python\nimport transfer\n\n"
         'model = transfer.load("path/to/this/folder")\n'
-        f'model.predict(["{example}"])\n```\n'
+        f"model.predict({example})\n```\n"
     )

@@ -31,6 +31,7 @@ _STYLES = {  # arm: colour, marker, dashes; what reuses the backbone is drawn th
     "scratch": ("#000000", "^", "--"),
     "raw": ("#009E73", "D", "--"),
     "untrained": ("#8c8c8c", "v", "--"),
+    "longer": ("#b8860b", "x", "--"),
 }
 _SPARE_STYLES = (("#CC79A7", "P", "-"), ("#56B4E9", "X", "-"), ("#E69F00", "h", "-"))
 _QUIET = "#666666"

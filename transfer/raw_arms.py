@@ -1,4 +1,4 @@
-"""The baselines without any network: classical classifiers on pixels and on words, fitted on the support alone."""
+"""The baselines without any network: classical classifiers on pixels, words or vectors, fitted on the support."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from auxtasks.data.augment import center
+from auxtasks.data.feature_table import FeatureTable
 from auxtasks.data.images import ImageTable
+from auxtasks.data.pair_table import PairTable
 from auxtasks.data.texts import TextTable
 from auxtasks.features.batches import Table
 from transfer.arms import Arm, FeatureArm, Prediction
 from transfer.choices import CV_FOLDS, Candidate, Validation
+from transfer.pair_arms import RankSvmArm, VectorDifferences, WordDifferences
 from transfer.selection import stratified_folds
+from transfer.words import word_weights
 
-__all__ = ["PictureRawArm", "TextRawArm", "raw_arm", "raw_features"]
+__all__ = ["PictureRawArm", "TextRawArm", "VectorRawArm", "raw_arm", "raw_features"]
 
 Features = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -34,15 +38,56 @@ RAW_HEADS = (
     Candidate("pixels", "prototype", {}),
     Candidate("pixels", "prototype", {"center": True}),
 )
+VECTOR_HEADS = tuple(dataclasses.replace(candidate, layer="vectors") for candidate in RAW_HEADS)
 # Weights of the labels against the penalty; the first is used with one label a class, and wins among equals.
 TEXT_STRENGTHS = (10.0, 1.0, 100.0)
 
 
 def raw_arm(table: Table, n_classes: int, seed: int, validation: Validation | None = None) -> Arm:
-    """Return the classical baseline for what a table holds; see the two for what they choose on."""
-    if isinstance(table, TextTable):
-        return TextRawArm(table.texts, n_classes, seed, validation)
-    return PictureRawArm(raw_features(table), n_classes, seed, validation)
+    """Return the classical baseline for what a table holds; each says what it chooses on."""
+    match table:
+        case PairTable():
+            return RankSvmArm(_raw_differences(table), seed, validation)
+        case TextTable():
+            return TextRawArm(table.texts, n_classes, seed, validation)
+        case FeatureTable():
+            return VectorRawArm(table.values, n_classes, seed, validation)
+        case _:
+            return PictureRawArm(raw_features(table), n_classes, seed, validation)
+
+
+def _raw_differences(pairs: PairTable) -> WordDifferences | VectorDifferences:
+    items = pairs.items
+    if isinstance(items, TextTable):
+        return WordDifferences(items.texts, pairs.left, pairs.right)
+    values = items.values if isinstance(items, FeatureTable) else raw_features(items)
+    return VectorDifferences(values, pairs.left, pairs.right)
+
+
+@dataclasses.dataclass(frozen=True)
+class VectorRawArm:
+    """Vectors as they are, standardised by the support, and a linear or nearest-mean classifier.
+
+    Attributes:
+        values: (N, D).
+        n_classes: C.
+        seed: of the folds.
+        validation: see `FeatureArm`.
+    """
+
+    values: Features
+    n_classes: int
+    seed: int
+    validation: Validation | None = None
+
+    def predict(self, support: Rows, labels: Rows, test: Rows, *, shot: int, draw: int) -> Prediction:
+        """Standardise by the support alone, then as `FeatureArm`."""
+        seen = self.values[support].astype(np.float64)
+        spread = seen.std(axis=0)
+        spread[spread == 0] = 1.0  # a feature that is constant in the support
+        values = ((self.values - seen.mean(axis=0)) / spread).astype(np.float32)
+        arm = FeatureArm({"vectors": values}, {shot: VECTOR_HEADS}, self.n_classes, self.seed, self.validation)
+        return arm.predict(support, labels, test, shot=shot, draw=draw)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,9 +181,7 @@ class TextRawArm:
         return max(TEXT_STRENGTHS, key=right.__getitem__)
 
     def _weigh(self, rows: Rows) -> tuple[TfidfVectorizer, sparse.csr_matrix]:
-        # Every character that is no blank counts as a word or is part of one, so that no text is left without any:
-        # scikit-learn's own pattern leaves out "I", "a" and all punctuation, and refuses texts of nothing else.
-        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=1, token_pattern=r"(?u)\w+|[^\w\s]")
+        words = word_weights()
         return words, words.fit_transform(self._at(rows))
 
     def _at(self, rows: Rows) -> list[str]:

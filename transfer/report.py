@@ -193,12 +193,15 @@ def _build_target(name: str, results: TargetResults, seed: int, resamples: int) 
 
 
 def _paired(name: str, results: TargetResults, seed: int, resamples: int) -> dict[str, dict[int, EstimateEntry]]:
-    """Return the difference of every arm that reuses the backbone to every baseline, where both were run."""
-    claimed = [choice.get("arm") or "" for choice in results.chosen.values()]
-    reusing = [arm for arm in dict.fromkeys([*REUSING_ARMS, *claimed]) if arm in results.arms and arm not in BASELINES]
+    """Return the difference of every arm that reuses a backbone to every baseline, where both were run.
+
+    An arm that is none of ours is another backbone beside this one: a baseline too, and compared with the others.
+    """
+    others = [arm for arm in results.arms if arm not in (*REUSING_ARMS, *BASELINES)]
+    reusing = [arm for arm in (*REUSING_ARMS, *others) if arm in results.arms]
     paired: dict[str, dict[int, EstimateEntry]] = {}
     for arm in reusing:
-        for baseline in BASELINES:
+        for baseline in BASELINES if arm in others else (*BASELINES, *others):
             shared = [shot for shot in results.arms[arm] if shot in results.arms.get(baseline, {})]
             if not shared:
                 continue

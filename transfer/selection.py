@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from auxtasks.errors import TransferError
 from auxtasks.seeding import generator
+from transfer.both_orders import BothOrders
 from transfer.head import FloatArray, Head, IntArray, Option, checked_support
 from transfer.heads import build_head
 
@@ -62,6 +63,8 @@ def select_by_cross_validation(
     candidates: Sequence[tuple[str, Mapping[str, Option]]],
     folds: int = 5,
     seed: int = 0,
+    *,
+    both_orders: bool = False,
 ) -> Choice:
     """Choose layer and head by stratified cross-validation inside the support, with no label from outside.
 
@@ -75,6 +78,8 @@ def select_by_cross_validation(
         candidates: name in `HEADS` and options.
         folds: at most so many.
         seed: decides which items share a fold.
+        both_orders: whether the items are differences of pairs, on both orders of which every head is then fitted: the
+            two orders of a pair are never in different folds.
 
     Raises:
         TransferError: a class with one item only, no layers or candidates, or as for `build_head` and `Head.fit`.
@@ -89,7 +94,7 @@ def select_by_cross_validation(
         raise TransferError("nothing to choose from: at least one layer and one candidate head are needed.")
     if folds < 2:
         raise TransferError(f"folds is {folds}: cross-validation needs at least 2.")
-    heads = [(name, dict(options), build_head(name, **options)) for name, options in candidates]
+    heads = [(name, dict(options), _built(name, options, both_orders)) for name, options in candidates]
     classes = np.asarray(labels)
     n_classes = int(classes.max()) + 1 if classes.size else 0
     supports = {layer: checked_support(values, classes, n_classes)[0] for layer, values in features_by_layer.items()}
@@ -101,6 +106,11 @@ def select_by_cross_validation(
     )
     best = max(table, key=lambda row: row.score)  # the first of equals
     return Choice(**asdict(best), table=table)
+
+
+def _built(name: str, options: Mapping[str, Option], both_orders: bool) -> Head:
+    head = build_head(name, **options)
+    return BothOrders(head) if both_orders else head
 
 
 def stratified_folds(labels: IntArray, folds: int, seed: int) -> IntArray:

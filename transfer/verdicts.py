@@ -20,8 +20,8 @@ __all__ = [
     "verdicts",
 ]
 
-# In the order in which a verdict looks at them: without pretraining, without training, without a network.
-BASELINES = ("scratch", "untrained", "raw")
+# In the order in which a verdict looks at them: without pretraining, training, a network, or any label.
+BASELINES = ("scratch", "untrained", "raw", "longer")
 REUSING_ARMS = ("frozen", "finetuned")
 
 # A claim about a way of pretraining, rather than about one backbone, needs so many of them.

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Self
 
+import torch
 from torch import nn
 
 from auxtasks import checkpoint
@@ -121,9 +123,27 @@ class Backbone(nn.Module):
         return self.stages[-1].dim
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes: where its first parameter or buffer is, and the CPU if it has none."""
+        for tensor in itertools.chain(self.parameters(), self.buffers()):
+            return tensor.device
+        return torch.device("cpu")
+
+    @property
     def can_be_cut(self) -> bool:
         """Whether `lower` and `upper` exist for this model."""
         return self._reader is None
+
+    @property
+    def text_settings(self) -> tuple[PreTrainedTokenizerBase, int]:
+        """The tokenizer, and the most tokens of a text.
+
+        Raises:
+            BackboneError: it takes no text, or has no tokenizer.
+        """
+        if self.tokenizer is None or self.input.length is None:
+            raise BackboneError("the backbone has no tokenizer: build it with tokenizer=, see `train_tokenizer`.")
+        return self.tokenizer, self.input.length
 
     def position(self, name: str) -> int:
         """Return a layer's place from the input up, beginning with 0.
@@ -238,6 +258,21 @@ class Backbone(nn.Module):
         arguments = {**self.family.arguments, "seed": seed}
         other = _BUILDERS[self.family.name](**arguments)
         other.tokenizer = self.tokenizer
+        return other
+
+    def with_length(self, length: int) -> Backbone:
+        """Return a copy, with the same weights, that takes texts of another length.
+
+        A network without a table of positions reads longer texts than it was trained on; how well is another matter.
+
+        Raises:
+            BackboneError: it takes no text, or has fewer positions.
+        """
+        if self.input.kind != "text":
+            raise BackboneError(f"the backbone takes {self.input.kind}, which have no length in tokens.")
+        other = _BUILDERS[self.family.name](**{**self.family.arguments, "length": length})
+        other.module.load_state_dict(self.module.state_dict())
+        other.tokenizer, other.provenance = self.tokenizer, dict(self.provenance)
         return other
 
     def save_pretrained(self, folder: str | Path, *, pretrained_on: str | None = None, seed: int | None = None) -> Path:

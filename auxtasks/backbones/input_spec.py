@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from auxtasks.backbones.text import TokenBatch
-from auxtasks.errors import InputMismatchError
+from auxtasks.errors import BackboneError, InputMismatchError
 
 __all__ = ["InputSpec"]
 
@@ -23,10 +24,13 @@ class InputSpec:
         kind: ``"image"``, ``"features"`` or ``"text"``.
         size: height and width in pixels, for images.
         channels: 1 (grey) or 3 (RGB), for images.
-        mean, std: one value a channel, on the scale [0, 1], for images normalised by fixed constants.
+        mean, std: one value a channel, on the scale [0, 1], for images normalised by fixed constants; or one a
+            feature, for vectors, which none leave as they are.
         per_image: normalise each image by its own mean and standard deviation instead (as FaceNet's authors did): what
             a camera's exposure changes is then gone before the first layer.
         width: number of features, for feature vectors.
+        absent: the value that says that a feature is not there, such as 0 in sparse vectors: the network then sees two
+            numbers a feature, its value (standardised, 0 where absent) and whether it is there.
         vocabulary: number of token ids, for text.
         length: most tokens of a text, special ones included.
         pad_id: token id of padding.
@@ -39,6 +43,7 @@ class InputSpec:
     std: tuple[float, ...] = ()
     per_image: bool = False
     width: int | None = None
+    absent: float | None = None
     vocabulary: int | None = None
     length: int | None = None
     pad_id: int = 0
@@ -70,9 +75,33 @@ class InputSpec:
         )
 
     @classmethod
-    def features(cls, width: int) -> InputSpec:
-        """Describe feature vectors of a fixed width."""
-        return cls(kind="features", width=width)
+    def features(
+        cls, width: int, *, mean: Sequence[float] = (), std: Sequence[float] = (), absent: float | None = None
+    ) -> InputSpec:
+        """Describe feature vectors of a fixed width; one of `mean` and `std` alone leaves the other's part out.
+
+        Raises:
+            BackboneError: another number of values than of features, a value that is not finite, or a standard
+                deviation that is not above 0.
+
+        Example:
+            >>> spec = InputSpec.features(2, mean=[1, 10], std=[1, 5])
+            >>> spec.normalize(torch.tensor([[2.0, 0.0]])).tolist()
+            [[1.0, -2.0]]
+            >>> InputSpec.features(2, mean=[1, 10], std=[1, 5], absent=0).normalize(torch.tensor([[2.0, 0.0]])).tolist()
+            [[1.0, 0.0, 1.0, 0.0]]
+        """
+        _check_scale("mean", mean, width, above=-math.inf)
+        _check_scale("std", std, width, above=0.0)
+        if not len(mean) and not len(std):
+            return cls(kind="features", width=width, absent=absent)
+        return cls(
+            kind="features",
+            width=width,
+            absent=absent,
+            mean=tuple(float(value) for value in mean) or (0.0,) * width,
+            std=tuple(float(value) for value in std) or (1.0,) * width,
+        )
 
     @classmethod
     def text(cls, vocabulary: int, length: int, *, pad_id: int = 0) -> InputSpec:
@@ -81,8 +110,9 @@ class InputSpec:
 
     @property
     def normalizes(self) -> bool:
-        """Whether pictures leave the scale [0, 1] before the first layer."""
-        return self.per_image or any(self.mean) or any(value != 1 for value in self.std)
+        """Whether items leave their scale, [0, 1] for pictures, before the first layer."""
+        scales = any(self.mean) or any(value != 1 for value in self.std)
+        return self.per_image or scales or self.absent is not None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -96,6 +126,12 @@ class InputSpec:
             return (self.channels, *self.size)
         assert self.width is not None
         return (self.width,)
+
+    @property
+    def seen_width(self) -> int:
+        """How many numbers the network sees of a vector: D, or two a feature where features may be absent."""
+        assert self.width is not None  # of features
+        return self.width if self.absent is None else 2 * self.width
 
     def check(self, batch: Tensor | TokenBatch) -> None:
         """Refuse a batch whose items are of another kind or shape, or whose token ids are not in the vocabulary.
@@ -137,7 +173,9 @@ class InputSpec:
             >>> InputSpec.text(vocabulary=100, length=64).example().ids.shape
             torch.Size([1, 8])
         """
-        if self.kind != "text":
+        if self.kind == "features":
+            return torch.zeros(items, self.seen_width)
+        if self.kind == "image":
             return torch.zeros(items, *self.shape)
         assert self.length is not None  # held by the constructor above; narrows the type
         shape = (items, min(8, self.length))
@@ -150,7 +188,7 @@ class InputSpec:
             batch: uint8 images (B, C, H, W) in 0..255, float images in 0..1, or features (B, D).
 
         Returns:
-            A float tensor of the same shape.
+            A float tensor of the same shape; of vectors with `absent`, (B, 2 D): values, then whether each is there.
 
         Example:
             >>> spec = InputSpec.image(2, channels=1, mean=[0.5], std=[0.5])
@@ -159,7 +197,7 @@ class InputSpec:
         """
         self.check(batch)
         if self.kind == "features":
-            return batch.float()
+            return self._normalized_vectors(batch.float())
         scaled = batch.float() / 255 if batch.dtype == torch.uint8 else batch.float()
         if self.per_image:
             center = scaled.mean(dim=(1, 2, 3), keepdim=True)
@@ -169,6 +207,13 @@ class InputSpec:
         mean = scaled.new_tensor(self.mean).view(1, -1, 1, 1)
         std = scaled.new_tensor(self.std).view(1, -1, 1, 1)
         return (scaled - mean) / std
+
+    def _normalized_vectors(self, values: Tensor) -> Tensor:
+        scaled = (values - values.new_tensor(self.mean)) / values.new_tensor(self.std) if self.std else values
+        if self.absent is None:
+            return scaled
+        present = values != self.absent
+        return torch.cat([scaled.where(present, 0.0), present.float()], dim=1)
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON value that `from_json` reads."""
@@ -181,3 +226,15 @@ class InputSpec:
             key: tuple(item) if isinstance(item, list) else item for key, item in value.items()
         }
         return cls(**arguments)
+
+
+def _check_scale(name: str, values: Sequence[float], width: int, *, above: float) -> None:
+    """Refuse what vectors cannot be standardised by."""
+    if len(values) not in (0, width):
+        raise BackboneError(
+            f"{name} holds {len(values)} values, the vectors have {width} features: give one a feature."
+        )
+    for place, value in enumerate(values):
+        if not (math.isfinite(value) and value > above):
+            needed = "finite and above 0: leave out features that never vary" if above == 0 else "finite"
+            raise BackboneError(f"{name}[{place}] is {value}, it must be {needed}.")

@@ -1,4 +1,4 @@
-"""Data that needs no download, by name: drawn faces, sentences of docstrings, scikit-learn's bundled sets."""
+"""Data that needs no download, by name: drawn faces, sentences of docstrings, scikit-learn's bundled sets, rankings."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from auxtasks.data.array_datasets import image_dataset, table_dataset
+from auxtasks.data.builtin_rankings import sentence_preferences, severity
 from auxtasks.data.builtin_sentences import sentence_order, sentence_topics, sentences
 from auxtasks.data.drawn_faces import drawn_faces
 from auxtasks.errors import DataError, did_you_mean
@@ -97,8 +98,10 @@ BUILTINS: Final[Mapping[str, Builtin]] = MappingProxyType(
         ),
         "features": Builtin(features, {"name": str}),
         "sentence_order": Builtin(sentence_order, {"limit": int, "part": int, "split": str}),
+        "sentence_preferences": Builtin(sentence_preferences, {"limit": int, "part": int}),
         "sentence_topics": Builtin(sentence_topics, {"limit": int, "part": int, "split": str}),
         "sentences": Builtin(sentences, {"limit": int, "packages": str, "part": int}),
+        "severity": Builtin(severity, {"split": str}),
     }
 )
 

@@ -23,11 +23,12 @@ from auxtasks.data.arrow import Cell, arrow_column
 from auxtasks.data.builtin import load_builtin
 from auxtasks.data.folders import open_folder
 from auxtasks.data.image_column import STORED_IMAGE, stored_image
+from auxtasks.data.svmlight import read_svmlight
 from auxtasks.errors import DataError, did_you_mean
 
 __all__ = ["Kind", "Source", "files_by_split", "open_source", "quiet_unless_terminal"]
 
-Kind: TypeAlias = Literal["auto", "folder", "parquet", "csv", "json", "text", "hub", "builtin", "memory"]
+Kind: TypeAlias = Literal["auto", "folder", "parquet", "csv", "json", "text", "svmlight", "hub", "builtin", "memory"]
 Source: TypeAlias = str | os.PathLike[str] | datasets.Dataset | Mapping[str, Sequence[object]]
 
 _KIND_OF_SUFFIX: Mapping[str, Kind] = {
@@ -38,6 +39,10 @@ _KIND_OF_SUFFIX: Mapping[str, Kind] = {
     ".jsonl": "json",
     ".ndjson": "json",
     ".txt": "text",
+    ".svm": "svmlight",
+    ".svmlight": "svmlight",
+    ".libsvm": "svmlight",
+    ".letor": "svmlight",
 }
 _SPLIT_NAME = re.compile(r"(train|test|validation|valid|val|dev)(?![a-z])")
 # What an empty cell of a column of numbers looks like.
@@ -66,7 +71,10 @@ def open_source(
     name = os.fspath(path)
     found = _guess_kind(name) if kind == "auto" else kind
     _refuse(found == "memory", f"kind='memory' takes a datasets.Dataset or a mapping of lists, not the path {name!r}.")
-    _refuse(options is not None and found != "builtin", f"options belong to a built-in source; {name!r} is none.")
+    _refuse(
+        options is not None and found not in ("builtin", "svmlight"),
+        f"options belong to a built-in source, or to a file in svmlight format; {name!r} is none.",
+    )
     _refuse(config is not None and found != "hub", f"config belongs to a Hub data set; {name!r} is none.")
     if found == "builtin":
         _refuse(split is not None, f"{name} has no splits (split={split!r}); choose rows by its options instead.")
@@ -78,6 +86,10 @@ def open_source(
         raise DataError(f"{name!r} is not there: no such file or folder (looked in {place.absolute().parent}).")
     if found == "folder":
         return open_folder(place, split), str(place), None
+    if found == "svmlight" and place.is_file():
+        # As the other files of one table, which `datasets` calls "train".
+        loaded = datasets.DatasetDict({"train": read_svmlight(place, options or {})})
+        return _choose_split(loaded, split, str(place)), str(place), place.parent
     return _open_table(place, found, columns, split, cache_dir), str(place), place if place.is_dir() else place.parent
 
 
@@ -94,7 +106,7 @@ def _guess_kind(name: str) -> Kind:
     if path.is_dir():
         return "parquet" if _holds_parquet(path) else "folder"
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    suffix = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] == ".gz" else (suffixes or [""])[-1]
+    suffix = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] in (".gz", ".bz2") else (suffixes or [""])[-1]
     if suffix in _KIND_OF_SUFFIX:
         return _KIND_OF_SUFFIX[suffix]
     if not path.exists():

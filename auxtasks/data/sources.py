@@ -1,7 +1,8 @@
 """Anything to a `datasets.Dataset` with declared, checked columns.
 
-A source is a folder of images, a parquet, CSV, JSON lines or text file, a Hub name, a built-in, or something already in
-memory. Whatever it was, the result has one column for each declared role, under the role's name, and keeps the others:
+A source is a folder of images, a parquet, CSV, JSON lines, text or svmlight file, a Hub name, a built-in, or something
+already in memory. Whatever it was, the result has one column for each declared role, under the role's name, and keeps
+the others:
 
 ==========  =====================================================================================================
 role        what the result holds
@@ -54,8 +55,9 @@ def load_source(
               (``image`` and ``file``); with `split` the sub-folder of that name is read;
             - a parquet, CSV, TSV, JSON lines or text file, or a folder of parquet files. Image paths in it are
               relative to its folder. In CSV, the label and image columns are read as strings, so ``001`` stays ``001``;
+            - an svmlight file, such as LETOR's, with the columns ``qid``, ``label`` and ``features``;
             - a Hub name, ``"owner/name"``;
-            - ``"builtin:drawn_faces"``, ``"builtin:digits"`` or ``"builtin:features"``;
+            - ``"builtin:NAME"``, such as ``"builtin:digits"``: see `auxtasks.data.builtin.BUILTINS`;
             - a `datasets.Dataset`, or a mapping from column names to lists.
         kind: what `path` is; ``"auto"`` looks.
         columns: role to column name in the source, such as ``{"image": "image", "label": "name"}``.
@@ -64,7 +66,7 @@ def load_source(
         where: keep the rows whose column (of the source, or a role) equals a value; several are joined by "and".
         required: the roles that must be there; all by default. Another role whose column is missing is left out.
         allow_unlabelled: let rows have no label (null); otherwise the first such row is an error.
-        options: arguments of a built-in.
+        options: arguments of a built-in; of an svmlight file ``width`` and ``zero_based``, see `read_svmlight`.
         cache_dir: where `datasets` keeps its Arrow files; its own default if not given.
 
     Returns:

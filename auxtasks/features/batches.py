@@ -1,9 +1,9 @@
-"""From rows of a table to what a backbone computes with: pictures or texts, without any augmentation."""
+"""From rows of a table to what a backbone computes with, without any augmentation: pictures, texts, vectors, pairs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -13,29 +13,68 @@ from torch import Tensor
 from auxtasks.backbones.base import Backbone
 from auxtasks.backbones.text import TokenBatch, pad_tokens
 from auxtasks.data.augment import center, stack_pictures
+from auxtasks.data.feature_table import FeatureTable
 from auxtasks.data.images import ImageTable
+from auxtasks.data.pair_table import PairTable
 from auxtasks.data.texts import TextTable
 from auxtasks.errors import InputMismatchError
 
-__all__ = ["Rows", "Table", "check_table", "example_batch", "item_noun", "model_batch", "model_input", "picture_batch"]
+__all__ = [
+    "Inputs",
+    "PairBatch",
+    "Rows",
+    "Table",
+    "check_table",
+    "example_batch",
+    "item_noun",
+    "model_batch",
+    "model_input",
+    "picture_batch",
+]
 
-Table: TypeAlias = ImageTable | TextTable
+Table: TypeAlias = ImageTable | TextTable | FeatureTable | PairTable
 Rows: TypeAlias = Sequence[int] | NDArray[np.int64]
+
+
+class PairBatch(NamedTuple):
+    """B pairs of M distinct items, so that an item in several pairs is computed once.
+
+    Attributes:
+        items: the M items as a backbone takes them.
+        left, right: (B,) int64, places among the items.
+    """
+
+    items: Tensor | TokenBatch
+    left: Tensor
+    right: Tensor
+
+
+Inputs: TypeAlias = Tensor | TokenBatch | PairBatch
 
 
 def item_noun(table: Table) -> str:
     """Return what a table holds, in the plural, for messages."""
-    return "texts" if isinstance(table, TextTable) else "pictures"
+    match table:
+        case TextTable():
+            return "texts"
+        case FeatureTable():
+            return "vectors"
+        case PairTable():
+            return "pairs"
+        case _:
+            return "pictures"
 
 
 def check_table(backbone: Backbone, table: Table) -> None:
-    """Refuse a table of another kind than the backbone takes, other channels, a text too long, an unknown token.
+    """Refuse a table of another kind than the backbone takes, another width, a text too long, an unknown token.
 
     Raises:
         InputMismatchError: shows both.
     """
     spec = backbone.input
-    if isinstance(table, TextTable):
+    if isinstance(table, PairTable):
+        check_table(backbone, table.items)
+    elif isinstance(table, TextTable):
         if spec.kind != "text":
             raise InputMismatchError(
                 f"the backbone takes {spec.kind} items of shape {spec.shape}, the table holds texts."
@@ -43,7 +82,15 @@ def check_table(backbone: Backbone, table: Table) -> None:
         if len(table.tokens.values):
             spec.check(pad_tokens(_extreme_texts(table), pad_id=table.pad_id))
     elif spec.kind == "text":
-        raise InputMismatchError(f"the backbone takes texts of at most {spec.length} tokens, the table holds pictures.")
+        raise InputMismatchError(
+            f"the backbone takes texts of at most {spec.length} tokens, the table holds {item_noun(table)}."
+        )
+    elif isinstance(table, FeatureTable):
+        if spec.kind != "features" or table.width != spec.width:
+            raise InputMismatchError(
+                f"the backbone takes {spec.kind} items of shape {spec.shape}, the table holds vectors of "
+                f"{table.width} features."
+            )
     elif spec.kind != "image" or table.pixels.shape[3] != spec.channels:
         raise InputMismatchError(
             f"the backbone takes {spec.kind} items of shape {spec.shape}, the table holds pictures with "
@@ -63,11 +110,11 @@ def picture_batch(table: ImageTable, rows: Rows, size: tuple[int, int]) -> Tenso
     return stack_pictures([center(table.record(int(row))["image"], size) for row in rows])
 
 
-def model_batch(backbone: Backbone, table: Table, rows: Rows) -> Tensor | TokenBatch:
+def model_batch(backbone: Backbone, table: ImageTable | TextTable | FeatureTable, rows: Rows) -> Tensor | TokenBatch:
     """Return rows of a table as the backbone takes them, on its device; see `check_table`, which comes first.
 
     Returns:
-        Normalised pictures (B, C, H, W), or padded tokens (B, T).
+        Normalised pictures (B, C, H, W) or vectors (B, D), or padded tokens (B, T).
 
     Example:
         >>> from auxtasks.backbones import convnet
@@ -76,16 +123,25 @@ def model_batch(backbone: Backbone, table: Table, rows: Rows) -> Tensor | TokenB
         >>> model_batch(convnet(size=32), decode_images(faces, size=(40, 40), channels=1), [3, 0]).shape
         torch.Size([2, 1, 32, 32])
     """
-    device = next(backbone.parameters()).device
+    device = backbone.device
     if isinstance(table, TextTable):
         return _on(device, pad_tokens([table.tokens[int(row)] for row in rows], pad_id=table.pad_id))
-    height, width = backbone.input.shape[1:]
-    return model_input(backbone, picture_batch(table, rows, (height, width)).to(device))
+    if isinstance(table, FeatureTable):
+        raw = torch.from_numpy(table.values[np.asarray(rows, dtype=np.int64)])
+    else:
+        height, width = backbone.input.shape[1:]
+        raw = picture_batch(table, rows, (height, width))
+    return backbone.input.normalize(raw.to(device))
 
 
-def model_input(backbone: Backbone, inputs: Tensor | TokenBatch) -> Tensor | TokenBatch:
-    """Normalise pictures; tokens are what a backbone takes already."""
-    return inputs if isinstance(inputs, TokenBatch) else backbone.input.normalize(inputs)
+def model_input(backbone: Backbone, inputs: Inputs) -> Inputs:
+    """Normalise pictures and vectors; tokens are what a backbone takes already."""
+    if isinstance(inputs, TokenBatch):
+        return inputs
+    if isinstance(inputs, PairBatch):
+        items = inputs.items
+        return inputs if isinstance(items, TokenBatch) else inputs._replace(items=backbone.input.normalize(items))
+    return backbone.input.normalize(inputs)
 
 
 def _on(device: torch.device, batch: TokenBatch) -> TokenBatch:
@@ -94,6 +150,6 @@ def _on(device: torch.device, batch: TokenBatch) -> TokenBatch:
 
 def example_batch(backbone: Backbone) -> Tensor | TokenBatch:
     """Return an empty batch of one item, on the backbone's device: what shapes are measured with."""
-    device = next(backbone.parameters()).device
+    device = backbone.device
     example = backbone.input.example()
     return _on(device, example) if isinstance(example, TokenBatch) else example.to(device)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from auxtasks import checkpoint
 from auxtasks.backbones.base import Backbone
 from auxtasks.backbones.pooling import Pool
+from auxtasks.data.pair_table import PairTable
 from auxtasks.errors import CheckpointError, DataError
 from auxtasks.features.batches import Table, item_noun
 from auxtasks.features.extract import extract, feature_widths
@@ -132,10 +133,15 @@ def feature_key(backbone: Backbone, table: Table, layers: Mapping[str, Pool], *,
         "input": backbone.input.to_json(),
         "layers": dict(layers),
         "mirror": mirror,
-        "items": [item_noun(table), table.fingerprint],
+        "items": [*_kind(table), table.fingerprint],
         "dtype": "float32",
     }
     return key_of(parts)
+
+
+def _kind(table: Table) -> list[str]:
+    """Return what a table holds, and of pairs what they are pairs of."""
+    return [item_noun(table), item_noun(table.items)] if isinstance(table, PairTable) else [item_noun(table)]
 
 
 def key_of(parts: Mapping[str, object]) -> str:

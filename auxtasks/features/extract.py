@@ -12,9 +12,12 @@ from torch import Tensor
 from auxtasks.backbones.base import Backbone
 from auxtasks.backbones.pooling import Pool, pool_layer
 from auxtasks.backbones.text import TokenBatch
+from auxtasks.data.images import ImageTable
+from auxtasks.data.pair_table import PairTable
+from auxtasks.data.rankings import ItemTable
 from auxtasks.data.texts import TextTable
 from auxtasks.errors import DataError, InputMismatchError
-from auxtasks.features.batches import Table, check_table, example_batch, item_noun, model_batch
+from auxtasks.features.batches import Inputs, PairBatch, Table, check_table, example_batch, item_noun, model_batch
 
 __all__ = ["extract", "feature_widths", "layer_shapes", "pooled_layers"]
 
@@ -34,8 +37,9 @@ def extract(
 
     Args:
         backbone: on the device where it shall compute; its training mode is restored afterwards.
-        table: N pictures or texts. Texts of like length share a batch, so that little is padded; the result for a text
-            does not depend on its neighbours, but for the last digits.
+        table: N pictures, texts or vectors. Texts of like length share a batch, so that little is padded; the result
+            for a text does not depend on its neighbours, but for the last digits. Or N pairs of such items, whose
+            features are those of the left item minus those of the right one; an item in many pairs is computed once.
         layers: layers, each with its pooling (see `pool_layer`), or names alone for ``"auto"``.
         mirror: average each layer's output with that of the mirror image, itself mirrored back, so that a face turned
             to the left and one turned to the right become more alike. For pictures only.
@@ -46,7 +50,7 @@ def extract(
         Each layer with its features (N, D), float32, in rows of the table.
 
     Raises:
-        InputMismatchError: items that the backbone does not take, see `check_table`, or texts to mirror.
+        InputMismatchError: items that the backbone does not take, see `check_table`, or others than pictures to mirror.
         DataError: the table is empty.
 
     Example:
@@ -61,8 +65,12 @@ def extract(
     check_table(backbone, table)
     if len(table) == 0:
         raise DataError(f"the table holds no {item_noun(table)}: there is nothing to compute features of.")
-    if mirror and isinstance(table, TextTable):
-        raise InputMismatchError("mirror=True averages a picture with its mirror image; the table holds texts.")
+    if isinstance(table, PairTable):
+        return _differences(backbone, table.compact(), pools, into, mirror=mirror, batch_size=batch_size)
+    if mirror and not isinstance(table, ImageTable):
+        raise InputMismatchError(
+            f"mirror=True averages a picture with its mirror image; the table holds {item_noun(table)}."
+        )
     order = _order(table)
     features: dict[str, Features] = dict(into or {})
     was_training = backbone.training
@@ -81,8 +89,26 @@ def extract(
     return {name: features[name] for name in pools}
 
 
-def _order(table: Table) -> NDArray[np.int64]:
-    """Return the order in which rows are computed: texts by length, pictures as they come."""
+def _differences(
+    backbone: Backbone,
+    pairs: PairTable,
+    pools: Mapping[str, Pool],
+    into: Mapping[str, Features] | None,
+    *,
+    mirror: bool,
+    batch_size: int,
+) -> dict[str, Features]:
+    """Compute each item of the pairs once, and subtract."""
+    of_items = extract(backbone, pairs.items, pools, mirror=mirror, batch_size=batch_size)
+    differences: dict[str, Features] = {}
+    for name, values in of_items.items():
+        place = None if into is None else into[name]
+        differences[name] = np.subtract(values[pairs.left], values[pairs.right], out=place)
+    return differences
+
+
+def _order(table: ItemTable) -> NDArray[np.int64]:
+    """Return the order in which rows are computed: texts by length, others as they come."""
     if isinstance(table, TextTable):
         return np.argsort(table.tokens.lengths, kind="stable")
     return np.arange(len(table))
@@ -100,8 +126,14 @@ def _layers(backbone: Backbone, x: Tensor | TokenBatch, pools: Mapping[str, Pool
     return {name: pool_layer(output, pools[name], backbone.prefix_tokens) for name, output in averages.items()}
 
 
-def pooled_layers(backbone: Backbone, x: Tensor | TokenBatch, pools: Mapping[str, Pool]) -> dict[str, Tensor]:
-    """Return layers' outputs, each pooled in its own way, of a batch as `model_batch` makes them."""
+def pooled_layers(backbone: Backbone, x: Inputs, pools: Mapping[str, Pool]) -> dict[str, Tensor]:
+    """Return layers' outputs, each pooled in its own way, of a batch as `model_input` makes it.
+
+    Of pairs these are the left item's minus the right item's.
+    """
+    if isinstance(x, PairBatch):
+        of_items = pooled_layers(backbone, x.items, pools)
+        return {name: output[x.left] - output[x.right] for name, output in of_items.items()}
     outputs = backbone.forward_layers(x, pools)
     return {name: pool_layer(output, pools[name], backbone.prefix_tokens) for name, output in outputs.items()}
 

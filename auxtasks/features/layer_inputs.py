@@ -133,7 +133,7 @@ class LayerInputs:
         stage = backbone.stages[backbone.position(below)]
         inputs = self.of(below)
         is_lowest = backbone.position(below) == 0
-        device = next(backbone.parameters()).device
+        device = backbone.device
         was_training = backbone.training
         backbone.eval()
         try:

@@ -35,6 +35,11 @@ class BackboneTask(Objective):
         """JSON values that make this task what it is; a run resumes with the same ones only. Subclasses add theirs."""
         return {"backbone": self.backbone.family.name, "backbone arguments": dict(self.backbone.family.arguments)}
 
+    @property
+    def saved_facts(self) -> Mapping[str, object]:
+        """JSON values beside the head's weights, for who uses them without this class. Subclasses may add theirs."""
+        return {"task": type(self).__name__}
+
     def save(self, folder: Path, provenance: Mapping[str, Any]) -> None:
         """Write ``backbone/`` and ``task/`` into a folder."""
         self.backbone.provenance = dict(provenance)
@@ -42,7 +47,7 @@ class BackboneTask(Objective):
         head = {name: tensor for name, tensor in self.state_dict().items() if not name.startswith("backbone.")}
         with checkpoint.atomic_folder(folder / "task") as place:
             checkpoint.write_tensors(place / "model.safetensors", head)
-            checkpoint.write_json(place / "config.json", {"task": type(self).__name__})
+            checkpoint.write_json(place / "config.json", self.saved_facts)
 
     def restore(self, folder: Path) -> None:
         """Read ``backbone/`` and ``task/`` into this task."""

@@ -7,50 +7,36 @@ Legend for shapes: B rows of a batch (sentences and their corruptions), T tokens
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import Dataset, IterableDataset
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from auxtasks.backbones.base import Backbone
 from auxtasks.backbones.pooling import pool_layer
 from auxtasks.backbones.text import TextState, TokenBatch
-from auxtasks.data.corruptions import KINDS, Corrupted, Mixture, corrupt
+from auxtasks.data.corruptions import KINDS, Mixture
 from auxtasks.data.length_plan import LengthPlan
 from auxtasks.data.loaders import Records
-from auxtasks.data.sentences import SentenceTable, read_block, read_sentences
-from auxtasks.data.streams import StreamFeed, first_row
-from auxtasks.data.tokenizers import tokenizer_digest
-from auxtasks.errors import BackboneError, ColumnError, DataError
-from auxtasks.seeding import generator, torch_seed
+from auxtasks.data.sentences import SentenceTable
+from auxtasks.data.streams import StreamFeed
+from auxtasks.errors import DataError
+from auxtasks.seeding import torch_seed
 from auxtasks.tasks.base import AuxTask
 from auxtasks.tasks.grammaticality import SentenceEvaluator
 from auxtasks.tasks.order_head import OrderHead, order_loss
-from auxtasks.tasks.sentence_batches import (
-    GOOD,
-    SentenceBatch,
-    SentenceItem,
-    collate_sentences,
-    put_back,
-    sentence_item,
-)
+from auxtasks.tasks.sentence_batches import GOOD, SentenceBatch, SentenceItem, collate_sentences
+from auxtasks.tasks.sentence_source import SentenceSource
 from auxtasks.training.objective import StepOutput
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Loss", "ShuffledSentences"]
 
 Loss = Literal["sentence", "pair", "token", "order"]
-
-ROWS_PER_SENTENCE: Final = 2  # in training: itself and a corruption
 
 
 class Scores(NamedTuple):
@@ -123,10 +109,14 @@ class ShuffledSentences(AuxTask):
         seed: int = 0,
     ) -> None:
         super().__init__(backbone)
-        if backbone.input.kind != "text":
-            raise BackboneError(
-                f"shuffled sentences need a backbone that takes text; this one takes {backbone.input.kind}."
-            )
+        self.source = SentenceSource(
+            backbone,
+            mixture or Mixture(),
+            keep_initial=keep_initial,
+            most_left_out=most_left_out,
+            window=window,
+            batch_tokens=batch_tokens,
+        )
         self.losses = {"sentence": 0.5, "pair": 0.5, "token": 1.0} if losses is None else dict(losses)
         unknown = sorted(set(self.losses) - set(get_args(Loss)))
         if unknown or set(self.losses) <= {"order"} or min(self.losses.values()) <= 0:
@@ -134,11 +124,6 @@ class ShuffledSentences(AuxTask):
                 f"losses are weights above zero of {', '.join(get_args(Loss))}, at least one of them other than order, "
                 f"which cannot score a sentence; found {self.losses}."
             )
-        self.mixture = mixture or Mixture()
-        self.keep_initial = keep_initial
-        self.most_left_out = most_left_out
-        self.window = window
-        self.batch_tokens = batch_tokens
         width = backbone.output_dim
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(seed, "sentence heads"))
@@ -150,114 +135,34 @@ class ShuffledSentences(AuxTask):
     @property
     def description(self) -> str:
         """What a backbone from here was pretrained on."""
-        return f"shuffled sentences ({', '.join(self.losses)} loss; {', '.join(self.mixture.kinds)})"
+        return f"shuffled sentences ({', '.join(self.losses)} loss; {', '.join(self.source.mixture.kinds)})"
 
     @property
     def settings(self) -> Mapping[str, object]:
         """JSON values that make this task what it is."""
-        tokenizer = self.backbone.tokenizer
-        return {
-            **super().settings,
-            # A table of sentences knows of its tokenizer; a stream does not.
-            "tokenizer": None if tokenizer is None else tokenizer_digest(tokenizer),
-            "losses": self.losses,
-            "mixture": dataclasses.asdict(self.mixture),
-            "keep_initial": self.keep_initial,
-            "window": self.window,
-            "batch_tokens": self.batch_tokens,
-        }
+        return {**super().settings, **self.source.settings, "losses": self.losses}
 
     def prepare(self, dataset: Dataset, *, cache: Path | None = None) -> SentenceTable:
         """Read a corpus with a column ``text`` as words, once."""
-        if "text" not in dataset.column_names:
-            raise ColumnError(f"there is no column 'text'; there are {', '.join(dataset.column_names)}.")
-        tokenizer, length = self._tokenizer_and_length()
-        return read_sentences(
-            list(dataset["text"]),
-            tokenizer,
-            length=length,
-            keep_initial=self.keep_initial,
-            most_left_out=self.most_left_out,
-            cache=cache,
-        )
+        return self.source.prepare(dataset, cache)
 
     def plan(self, records: Records, batch_size: int, seed: int) -> LengthPlan:
         """Return batches of sentences of like length."""
-        if not isinstance(records, SentenceTable):
-            raise DataError(
-                f"shuffled sentences read a SentenceTable, found {type(records).__name__}: make one by task.prepare()."
-            )
-        return LengthPlan(
-            records.token_lengths(),
-            batch_size,
-            seed,
-            window=self.window,
-            batch_tokens=self.batch_tokens,
-            rows_per_item=ROWS_PER_SENTENCE,
-        )
+        return self.source.plan(records, batch_size, seed)
 
     def stream(self, dataset: IterableDataset, batch_size: int, seed: int, *, workers: int = 0) -> StreamFeed:
         """Read a corpus with a column ``text`` block by block; words to put in are drawn from the sentence's block."""
-        self._tokenizer_and_length()
-        row = first_row(dataset)
-        if "text" not in row:
-            raise ColumnError(f"the stream has no column 'text'; it has {', '.join(row)}.")
-        if not isinstance(row["text"], str | None):
-            raise ColumnError(f"the column 'text' holds {type(row['text']).__name__}; expected strings.")
-        return StreamFeed(
-            # Alone: what waits for its batch is kept in checkpoints.
-            dataset=dataset.select_columns(["text"]),
-            read_block=self._read_block,
-            transform=self.transform,
-            collate=self.collate,
-            batch_size=batch_size,
-            seed=seed,
-            batch_tokens=self.batch_tokens,
-            most_left_out=self.most_left_out,
-            workers=workers,
-            rows_per_item=ROWS_PER_SENTENCE,
+        return self.source.stream(
+            dataset, batch_size, seed, transform=self.transform, collate=self.collate, workers=workers
         )
-
-    def _read_block(self, rows: Sequence[Mapping[str, Any]], first: bool) -> SentenceTable:
-        tokenizer, length = self._tokenizer_and_length()
-        texts = [row["text"] for row in rows]
-        return read_block(texts, tokenizer, length=length, keep_initial=self.keep_initial, check_spelling=first)
-
-    def _tokenizer_and_length(self) -> tuple[PreTrainedTokenizerBase, int]:
-        tokenizer, length = self.backbone.tokenizer, self.backbone.input.length
-        if tokenizer is None or length is None:
-            raise BackboneError("the backbone has no tokenizer: build it with tokenizer=, see `train_tokenizer`.")
-        return tokenizer, length
 
     def transform(self, record: Mapping[str, Any], rng: np.random.Generator) -> SentenceItem:
         """Put a sentence beside a corruption of itself."""
-        return self._item(record, [self._corrupt(record, rng, self.mixture, record["step"])])
+        return self.source.item(record, rng)
 
     def view(self, record: Mapping[str, Any]) -> SentenceItem:
         """Put a sentence beside a corruption of each kind, always the same."""
-        corruptions = [
-            self._corrupt(record, generator(0, f"view/{kind}", index=record["row"]), Mixture({kind: 1.0}), 0)
-            for kind in KINDS
-        ]
-        return self._item(record, corruptions)
-
-    def _corrupt(
-        self, record: Mapping[str, Any], rng: np.random.Generator, mixture: Mixture, step: int
-    ) -> tuple[str, Corrupted] | None:
-        words, movable = record["words"], record["movable"]
-        corpus, lexicon = record["corpus"], record["lexicon"]
-
-        def draw_words(rng: np.random.Generator, count: int) -> NDArray[np.int32]:
-            drawn = corpus[rng.integers(len(corpus), size=count)]
-            return np.asarray(drawn[~lexicon.closes[drawn]])
-
-        found = corrupt(words[movable], rng, mixture, draw_words, step=step)
-        return None if found is None else (found[0], put_back(found[1], words, movable))
-
-    def _item(self, record: Mapping[str, Any], corruptions: Sequence[tuple[str, Corrupted] | None]) -> SentenceItem:
-        assert self.backbone.input.length is not None  # held by `prepare`
-        made = [found for found in corruptions if found is not None]
-        return sentence_item(record["words"], made, record["lexicon"], self.backbone.input.length)
+        return self.source.view(record)
 
     @staticmethod
     def collate(items: Sequence[SentenceItem]) -> SentenceBatch:

@@ -9,9 +9,6 @@ one that was not, bit for bit.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,24 +17,19 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import gather_object, send_to_device
+from accelerate.utils import broadcast_object_list, gather_object, send_to_device
 from torch import Tensor, nn
 
 from auxtasks import checkpoint
 from auxtasks.data.loaders import BatchSource, Shard
 from auxtasks.errors import NonFiniteError, TrainingError
 from auxtasks.seeding import torch_seed
+from auxtasks.training.best import BestWeights
 from auxtasks.training.objective import Objective, StepOutput
-from auxtasks.training.optim import (
-    OptimizerSettings,
-    build_optimizer,
-    named_state,
-    restore_state,
-    schedule_factor,
-)
+from auxtasks.training.optim import OptimizerSettings, build_optimizer, named_state, restore_state, schedule_factor
 from auxtasks.training.processes import join_processes, stays_on_cpu
-from auxtasks.training.settings import LoopSettings, Phase, TrainingResult, check_settings
-from auxtasks.training.store import CheckpointStore
+from auxtasks.training.settings import LoopSettings, Phase, TrainingResult, check_settings, run_identity
+from auxtasks.training.store import CheckpointStore, write_training
 from auxtasks.training.tracking import Meter, MetricsLog, ProgressBar
 from auxtasks.training.window import Window
 
@@ -111,7 +103,6 @@ class _Loop:
         provenance: Mapping[str, Any],
         validate: Callable[[], Mapping[str, float]] | None,
     ) -> None:
-        check_settings(objective, settings)
         self.objective = objective
         self.feed = feed
         self.phases = phases
@@ -120,14 +111,18 @@ class _Loop:
         self.settings = settings
         self.provenance = provenance
         self.validate = validate
+        self.store = CheckpointStore(folder / "checkpoints", settings.keep_checkpoints) if folder else None
+        finished = self.store is not None and self.total in self.store.steps()  # and needs no data
+        check_settings(objective, settings, validates=validate is not None or finished)
         self.accelerator = _accelerator(settings, folder)
         self.shard = Shard(self.accelerator.process_index, self.accelerator.num_processes, settings.accumulation)
         feed.check(self.shard)  # before anything is done
-        self.store = CheckpointStore(folder / "checkpoints", settings.keep_checkpoints) if folder else None
         self.log = MetricsLog(folder / "metrics.jsonl" if folder and self.accelerator.is_main_process else None)
-        self.identity = {**identity, "seed": seed, "steps": [phase.steps for phase in phases],
-                         "optimizer": dataclasses.asdict(optimizer), "mixed_precision": settings.mixed_precision,
-                         "accumulation": settings.accumulation, "batch_size": feed.batch_size}  # fmt: skip
+        self.identity = run_identity(
+            identity, settings, seed=seed, phases=phases, optimizer=optimizer, batch_size=feed.batch_size
+        )
+        self.best = BestWeights.asked_for(settings)
+        self.done = 0  # steps, those of earlier, interrupted runs included
         self.metrics: dict[str, float] = {}
         self.window = Window()
         self.first_bad_step: Tensor | None = None
@@ -138,33 +133,43 @@ class _Loop:
     def total(self) -> int:
         return sum(phase.steps for phase in self.phases)
 
+    @property
+    def is_over(self) -> bool:
+        return self.done == self.total or (self.best is not None and self.best.exhausted)
+
     def run(self) -> TrainingResult:
-        start, carried = self._resume()
+        carried = self._resume()
         began = time.perf_counter()
         meter = Meter()
         with ProgressBar(
-            "training", self.total, start, shown=self.settings.show_progress and self.accelerator.is_main_process
+            "training", self.total, self.done, shown=self.settings.show_progress and self.accelerator.is_main_process
         ) as bar:
             phase_start = 0
             for phase in self.phases:
                 phase_end = phase_start + phase.steps
-                if start < phase_end:
-                    carried = self._run_phase(phase, phase_start, max(start, phase_start), carried, meter, bar)
+                if self.done < phase_end and not self.is_over:
+                    carried = self._run_phase(phase, phase_start, carried, meter, bar)
                 phase_start = phase_end
         # Not `end_training`: it also destroys the process group, which the caller's next evaluation or run needs.
         for tracker in self.accelerator.trackers:
             tracker.finish()
         speed = meter.read()["samples_per_second"]
         return TrainingResult(
-            steps=self.total, metrics=self.metrics, seconds=time.perf_counter() - began, samples_per_second=speed
+            steps=self.done,
+            metrics=self.metrics,
+            seconds=time.perf_counter() - began,
+            samples_per_second=speed,
+            best_step=self.best.step if self.best else None,
         )
 
     def _run_phase(
-        self, phase: Phase, phase_start: int, start: int, carried: Mapping[str, Tensor], meter: Meter, bar: ProgressBar
+        self, phase: Phase, phase_start: int, carried: Mapping[str, Tensor], meter: Meter, bar: ProgressBar
     ) -> dict[str, Tensor]:
         """Train one phase; return the optimizer's state by parameter name for the next."""
         if phase.begin:
             phase.begin(self.objective)
+        # What is frozen now would keep its last gradient, and clipping would count it: not so in a run that is resumed.
+        self.objective.zero_grad()
         named = list(self.objective.named_parameters())
         bare_optimizer = build_optimizer(named, self.optimizer_settings, phase.rate_scale)
         # Prepared anew in every phase: DDP would not synchronise what was frozen when it wrapped the module.
@@ -173,7 +178,7 @@ class _Loop:
         optimizer = bare_optimizer if self.accelerator.scaler is None else wrapped
         restore_state(bare_optimizer, self.objective.named_parameters(), carried)
         try:
-            self._run_steps(phase, phase_start, start, model, optimizer, bare_optimizer, meter, bar)
+            self._run_steps(phase, phase_start, model, optimizer, bare_optimizer, meter, bar)
         finally:
             # Also after an error: the caller's module would otherwise keep this run's mixed precision.
             self.objective = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
@@ -185,28 +190,36 @@ class _Loop:
         self,
         phase: Phase,
         phase_start: int,
-        start: int,
         model: nn.Module,
         optimizer: Any,
         bare_optimizer: torch.optim.Optimizer,
         meter: Meter,
         bar: ProgressBar,
     ) -> None:
-        batches = self.feed.batches(start, phase_start + phase.steps, self.shard)
+        batches = self.feed.batches(self.done, phase_start + phase.steps, self.shard)
         model.train()
-        for step in range(start, phase_start + phase.steps):
+        for step in range(self.done, phase_start + phase.steps):
             self._set_learning_rate(bare_optimizer, step - phase_start, phase.steps)
             last = step + 1 == self.total
-            due = _is_due(step + 1, self.settings.log_every) or last
+            validates = self.validate is not None and (_is_due(step + 1, self.settings.validate_every) or last)
+            # The last step is logged, and an objective has to know beforehand that its metrics are asked for.
+            may_end = last or (validates and self.best is not None and self.best.may_be_exhausted_next)
+            due = _is_due(step + 1, self.settings.log_every) or may_end
             self.objective.log_metrics = due
             waited = self._step(model, optimizer, batches, step)
             meter.wait(waited)
             bar.advance(self._log(step + 1, phase, meter) if due else None)
-            if self.validate and (_is_due(step + 1, self.settings.validate_every) or last):
+            if validates:
                 self._validate(step + 1)
                 model.train()
-            if self.store and (_is_due(step + 1, self.settings.checkpoint_every) or last):
+            self.done = step + 1
+            if self.is_over and self.best:
+                self._end_with_best(self.best)
+            if self.store and (_is_due(step + 1, self.settings.checkpoint_every) or self.is_over):
+                # With keep_best, the last one has the optimizer's state of weights that are gone: the run is over.
                 self._write_checkpoint(step + 1, bare_optimizer)
+            if self.is_over:
+                break
 
     def _step(self, model: nn.Module, optimizer: Any, batches: Iterator[Any], step: int) -> float:
         """Do one optimizer step; return the seconds that were waited for data."""
@@ -219,7 +232,7 @@ class _Loop:
             waited += time.perf_counter() - asked
             _seed(torch_seed(self.seed, "forward", step, micro, self.shard.rank), self.accelerator.device)
             synchronises = micro + 1 == self.shard.accumulation
-            with _maybe_no_sync(self.accelerator, model, synchronises):
+            with contextlib.nullcontext() if synchronises else self.accelerator.no_sync(model):
                 output: StepOutput = model(batch)
                 self.accelerator.backward(output.loss_sum / self.divisor)
             pair = torch.stack([output.loss_sum.detach().float(), output.weight.detach().float()])
@@ -292,9 +305,20 @@ class _Loop:
         self.objective.eval()
         with torch.no_grad():
             values = dict(self.validate())
+        if self.best:
+            # Of the first process: were a last digit another one elsewhere, processes would keep different weights.
+            values = broadcast_object_list([values])[0]
+            self.best.update(step, values, self.objective)
         self.metrics.update({f"validation/{name}": value for name, value in values.items()})
         self.log.write(step, "validation", values)
         self.accelerator.log({f"validation/{name}": value for name, value in values.items()}, step=step)
+
+    def _end_with_best(self, best: BestWeights) -> None:
+        """Give the objective the weights of the best validation, and the result its metrics."""
+        best.put_back(self.objective)
+        self.metrics = best.in_place_of_last(self.metrics)
+        if self.done < self.total:
+            self.log.write(self.done, "stopped early", best.counts)
 
     def _write_checkpoint(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         self._check_finite()
@@ -308,37 +332,30 @@ class _Loop:
     def _fill_checkpoint(
         self, folder: Path, step: int, optimizer: torch.optim.Optimizer, positions: list[dict[str, Any]] | None
     ) -> None:
-        self.objective.save(folder, {**self.provenance, "steps": step, "seed": self.seed})
+        weighed = self.best.step if self.best and self.is_over else step  # steps behind the weights
+        self.objective.save(folder, {**self.provenance, "steps": weighed, "seed": self.seed})
         training = folder / "training"
         training.mkdir()
-        state = named_state(optimizer, self.objective.named_parameters())
-        checkpoint.write_tensors(training / "optimizer.safetensors", state)
         scaler = self.accelerator.scaler
-        checkpoint.write_json(
-            training / "state.json",
-            {
-                "schema": checkpoint.SCHEMA_VERSION,
-                "step": step,
-                "processes": self.shard.processes,
-                "identity": self.identity,
-                "scaler": scaler.state_dict() if scaler else None,
-                "metrics": {name: value for name, value in self.metrics.items() if math.isfinite(value)},
-                "versions": {"torch": torch.__version__},
-            },
-        )
-        if positions is not None:
-            checkpoint.write_json(
-                training / "stream.json", {"schema": checkpoint.SCHEMA_VERSION, "processes": positions}
-            )
+        state = {
+            "step": step,
+            "processes": self.shard.processes,
+            "identity": self.identity,
+            "scaler": scaler.state_dict() if scaler else None,
+            "metrics": self.metrics,
+            **({"best": self.best.write(training)} if self.best else {}),
+        }
+        kept = named_state(optimizer, self.objective.named_parameters())
+        write_training(training, state, optimizer=kept, positions=positions)
 
-    def _resume(self) -> tuple[int, dict[str, Tensor]]:
-        """Return the step to begin with and the optimizer's state, both from the newest checkpoint if there is one."""
+    def _resume(self) -> dict[str, Tensor]:
+        """Go to the newest checkpoint, if there is one; return the optimizer's state."""
         newest = self.store.newest() if self.store else None
         if newest is None:
             self.log.rewind(to_step=0)  # lines of a run that was stopped before its first checkpoint
-            return 0, {}
+            return {}
         state = checkpoint.read_json(newest / "training" / "state.json")
-        CheckpointStore.check_identity(state["identity"], _as_json(self.identity), newest)
+        CheckpointStore.check_identity(state["identity"], self.identity, newest)
         if self.feed.position() is not None:
             positions = checkpoint.read_json(newest / "training" / "stream.json")["processes"]
             self.feed.go_to(CheckpointStore.position_of(self.shard, positions, newest))
@@ -346,9 +363,11 @@ class _Loop:
         if self.accelerator.scaler and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.metrics.update(state["metrics"])
-        step = int(state["step"])
-        self.log.rewind(to_step=step)
-        return step, checkpoint.read_tensors(newest / "training" / "optimizer.safetensors")
+        if self.best:
+            self.best.load(newest / "training", state["best"])
+        self.done = int(state["step"])
+        self.log.rewind(to_step=self.done)
+        return checkpoint.read_tensors(newest / "training" / "optimizer.safetensors")
 
 
 def _accelerator(settings: LoopSettings, folder: Path | None) -> Accelerator:
@@ -376,14 +395,5 @@ def _seed(value: int, device: torch.device) -> None:
         torch.manual_seed(value)
 
 
-def _maybe_no_sync(accelerator: Accelerator, model: nn.Module, synchronises: bool) -> Any:
-    return contextlib.nullcontext() if synchronises else accelerator.no_sync(model)
-
-
 def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _as_json(value: Mapping[str, Any]) -> Any:
-    """Return a value as it comes back from JSON: tuples become lists."""
-    return json.loads(json.dumps(value))

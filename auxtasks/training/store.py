@@ -1,18 +1,22 @@
-"""The checkpoints of one run: which is the newest whole one, and which may go."""
+"""The checkpoints of one run: which is the newest whole one, which may go, and what they hold beside the weights."""
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from auxtasks import checkpoint
 from auxtasks.data.loaders import Shard
 from auxtasks.errors import CheckpointError
 
-__all__ = ["CheckpointStore"]
+__all__ = ["CheckpointStore", "write_training"]
 
 _NAME = re.compile(r"step-(\d{8})")
 
@@ -82,3 +86,31 @@ class CheckpointStore:
                 f"there are {shard.processes}. Resume with {len(positions)}, or choose another output folder."
             )
         return positions[shard.rank]
+
+
+def write_training(
+    training: Path,
+    state: Mapping[str, Any],
+    *,
+    optimizer: Mapping[str, Tensor],
+    positions: Sequence[Mapping[str, Any]] | None,
+) -> None:
+    """Write what a run needs to go on, beside the weights, into a checkpoint's ``training`` folder.
+
+    Args:
+        training: the folder.
+        state: JSON values; a metric that is not finite is left out, since JSON has none.
+        optimizer: its state, by parameter name.
+        positions: where each process stood in a stream; None where the step says it.
+    """
+    checkpoint.write_tensors(training / "optimizer.safetensors", optimizer)
+    finite = {name: value for name, value in state["metrics"].items() if math.isfinite(value)}
+    entries = {
+        "schema": checkpoint.SCHEMA_VERSION,
+        **state,
+        "metrics": finite,
+        "versions": {"torch": torch.__version__},
+    }
+    checkpoint.write_json(training / "state.json", entries)
+    if positions is not None:
+        checkpoint.write_json(training / "stream.json", {"schema": checkpoint.SCHEMA_VERSION, "processes": positions})

@@ -269,7 +269,7 @@ def test_changed_weights_are_refused(saved):
     [
         ({"width": 6, "hiden": [8, 5]}, "got an unexpected keyword argument 'hiden'"),
         ({"hidden": [8, 5]}, "give one, found width=None, size=None"),
-        ({"width": 6, "hidden": []}, "hidden is empty"),
+        ({"size": 6, "hidden": []}, "hidden is empty"),
     ],
 )
 def test_arguments_that_the_builder_does_not_take_are_refused(saved, arguments, message):
@@ -389,7 +389,12 @@ def test_a_batch_of_another_shape_shows_both_shapes():
 
 
 @pytest.mark.parametrize(
-    "spec", [InputSpec.image((4, 6), channels=3, mean=[0.1] * 3, std=[2.0] * 3), InputSpec.features(7)]
+    "spec",
+    [
+        InputSpec.image((4, 6), channels=3, mean=[0.1] * 3, std=[2.0] * 3),
+        InputSpec.features(7),
+        InputSpec.features(2, mean=[0.1, -3], std=[1e-4, 7]),
+    ],
 )
 def test_an_input_spec_survives_json(spec):
     assert InputSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
@@ -460,8 +465,8 @@ def test_sizes_that_make_no_convnet_are_refused(arguments, message):
 
 
 def test_sizes_that_make_no_mlp_are_refused():
-    with pytest.raises(BackboneError, match="hidden is empty"):
-        mlp(width=3, hidden=[])
+    with pytest.raises(BackboneError, match="hidden is empty: an mlp of pictures needs at least one layer"):
+        mlp(size=3, hidden=[])
     with pytest.raises(BackboneError, match=r"hidden\[1\] must be at least 1, found 0"):
         mlp(width=3, hidden=[4, 0])
     for sizes, found in (({}, "width=None, size=None"), ({"width": 3, "size": 2}, "width=3, size=2")):
@@ -502,6 +507,68 @@ def test_an_mlp_takes_pictures_as_bytes_from_0_to_1():
     assert backbone.input.normalize(pixels).flatten().tolist() == pytest.approx([0.0, 0.2, 0.4, 1.0])
     with pytest.raises(InputMismatchError, match=r"\(1, 2, 2\).*\(1, 3, 3\)"):
         backbone.input.normalize(torch.zeros(1, 1, 3, 3))
+
+
+def test_without_hidden_layers_vectors_stay_as_they_are(tmp_path):
+    backbone = mlp(width=4, hidden=[])
+    x = batch(backbone, items=3)
+    assert backbone.layer_dims == {"input": 4}
+    assert isinstance(backbone.module[0], nn.Identity)
+    assert not list(backbone.parameters())
+    assert torch.equal(backbone(x), x)
+    assert torch.equal(backbone.upper("input")(backbone.lower("input")(x)), x)
+    assert backbone.device == torch.device("cpu")
+    assert backbone.freeze(["input"]).frozen == ("input",)
+    loaded = Backbone.from_pretrained(backbone.save_pretrained(tmp_path / "backbone"))
+    assert (loaded.family, loaded.input, loaded.layer_names) == (backbone.family, backbone.input, ("input",))
+    assert torch.equal(loaded.untrained(seed=3)(x), x)
+
+
+def test_the_device_is_that_of_the_first_parameter_or_buffer():
+    backbone = mlp(width=4, hidden=[3])
+    assert backbone.device == next(backbone.parameters()).device
+    assert backbone.to("meta").device == torch.device("meta")
+    without = mlp(width=4, hidden=[])
+    without.module.register_buffer("kept", torch.zeros(1, device="meta"))
+    assert without.device == torch.device("meta")
+
+
+@pytest.mark.parametrize("given", [("mean", "std"), ("mean",), ("std",)])
+def test_an_mlp_standardises_vectors_on_their_way_in(given, tmp_path):
+    values = {"mean": [1.0, -2.0, 0.5], "std": [2.0, 1.0, 0.25]}
+    backbone = mlp(width=3, hidden=[2], seed=1, **{name: values[name] for name in given})
+    x = torch.rand(5, 3, generator=torch.Generator().manual_seed(0))
+    mean = torch.tensor(values["mean"]) if "mean" in given else torch.zeros(3)
+    std = torch.tensor(values["std"]) if "std" in given else torch.ones(3)
+    torch.testing.assert_close(backbone.input.normalize(x), (x - mean) / std)
+    assert backbone.input.normalizes
+    loaded = Backbone.from_pretrained(backbone.save_pretrained(tmp_path / "backbone"))
+    assert (loaded.family, loaded.input) == (backbone.family, backbone.input)
+    assert backbone.untrained(seed=5).input == backbone.input
+
+
+def test_an_mlp_with_neither_is_what_it_was():
+    backbone = mlp(width=3, hidden=[2])
+    assert backbone.family.arguments == {"width": 3, "hidden": [2], "activation": "relu", "seed": 0}
+    assert (backbone.input.mean, backbone.input.std, backbone.input.normalizes) == ((), (), False)
+    assert torch.equal(backbone.input.normalize(torch.ones(1, 3)), torch.ones(1, 3))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"width": 2, "mean": [1.0]}, "mean holds 1 values, the vectors have 2 features: give one a feature"),
+        ({"width": 2, "std": [1.0, 1.0, 1.0]}, "std holds 3 values, the vectors have 2 features"),
+        ({"width": 2, "std": [1.0, 0.0]}, r"std\[1\] is 0.0, it must be finite and above 0"),
+        ({"width": 2, "std": [float("inf"), 1.0]}, r"std\[0\] is inf, it must be finite and above 0"),
+        ({"width": 2, "mean": [0.0, float("nan")]}, r"mean\[1\] is nan, it must be finite"),
+        ({"size": 2, "absent": 0.0}, r"mean, std and absent are for vectors \(width\)"),
+        ({"size": 2, "mean": [0.0]}, r"mean, std and absent are for vectors \(width\)"),
+    ],
+)
+def test_scales_that_do_not_fit_are_refused(arguments, message):
+    with pytest.raises(BackboneError, match=message):
+        mlp(**arguments)
 
 
 def test_the_zoo_builds_by_name():

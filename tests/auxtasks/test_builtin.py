@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LinearRegression, LogisticRegression
 
 from auxtasks.data.builtin import BUILTINS, digits, features, load_builtin
+from auxtasks.data.builtin_rankings import sentence_preferences, severity
 from auxtasks.data.drawn_faces import draw_face, drawn_faces
 from auxtasks.data.images import decode_images
 from auxtasks.errors import DataError
@@ -133,9 +134,61 @@ def test_features_are_the_bundled_ones(name: str, shape: tuple[int, int], classe
     assert dataset.features["label"].num_classes == classes
 
 
+def test_severity_deals_the_bundled_patients_to_clinics() -> None:
+    from sklearn.datasets import load_diabetes
+
+    bunch = load_diabetes(scaled=False)
+    everyone = severity()
+    values = np.array(everyone["features"][:], dtype=np.float32)
+    # Every patient once, with the fifth that a sort by progression puts them in, but for a few ties.
+    order = [np.flatnonzero((bunch.data.astype(np.float32) == row).all(axis=1)) for row in values]
+    assert all(len(found) == 1 for found in order)
+    patients = np.concatenate(order)
+    assert sorted(patients) == list(range(442))
+    fifths = np.argsort(np.argsort(bunch.target, kind="stable"), kind="stable") * 5 // 442
+    grades = np.array(everyone["grade"][:])
+    assert (grades == fifths[patients]).mean() > 0.98
+    assert all(80 <= (grades == grade).sum() <= 96 for grade in range(5))
+    qids = np.array(everyone["qid"][:])
+    assert sorted(set(np.bincount(qids))) == [11, 12]
+    assert (qids == np.sort(qids)).all()
+    parts = [severity(split) for split in ("train", "validation", "test")]
+    assert [len(set(part["qid"])) for part in parts] == [24, 8, 8]
+    np.testing.assert_array_equal(np.concatenate([part["qid"][:] for part in parts]), qids)
+    np.testing.assert_array_equal(np.concatenate([part["features"][:] for part in parts]), values)
+
+
+def test_severity_can_be_learned_by_a_line() -> None:
+    train, test = (severity(split) for split in ("train", "test"))
+    line = LinearRegression().fit(np.array(train["features"][:]), train["grade"][:])
+    qids, grades = np.array(test["qid"][:]), np.array(test["grade"][:])
+    scores = line.predict(np.array(test["features"][:]))
+    better = [
+        scores[a] > scores[b]
+        for a in range(len(qids))
+        for b in range(len(qids))
+        if qids[a] == qids[b] and grades[a] > grades[b]
+    ]
+    assert 0.65 < np.mean(better) < 0.9
+
+
+def test_sentence_preferences_are_the_same_words_in_another_order() -> None:
+    pairs = sentence_preferences(limit=400)
+    assert 390 <= len(pairs) <= 400
+    for pair in pairs:
+        good, bad = pair["chosen"], pair["rejected"]
+        assert good != bad
+        assert sorted(good.rstrip(".!?").split()) == sorted(bad.rstrip(".!?").split())
+        assert (good.split()[0], good[-1]) == (bad.split()[0], bad[-1])
+    assert pairs.to_dict() == sentence_preferences(limit=400).to_dict()
+    halves = [set(sentence_preferences(limit=400, part=part)["chosen"]) for part in (0, 1)]
+    assert not halves[0] & halves[1]
+
+
 def test_table_of_builtins_names_every_option() -> None:
     assert list(BUILTINS) == sorted(BUILTINS) == [
-        "digits", "drawn_faces", "features", "sentence_order", "sentence_topics", "sentences"
+        "digits", "drawn_faces", "features", "sentence_order", "sentence_preferences", "sentence_topics", "sentences",
+        "severity",
     ]  # fmt: skip
     for builtin in BUILTINS.values():
         assert list(builtin.options) == list(inspect.signature(builtin.make).parameters)
@@ -148,12 +201,14 @@ def test_table_of_builtins_names_every_option() -> None:
             "drawn_fases",
             {},
             r"no built-in data set 'drawn_fases'; there are digits, drawn_faces, features, sentence_order, "
-            r"sentence_topics, sentences\. Did you mean \"drawn_faces\"\?",
+            r"sentence_preferences, sentence_topics, sentences, severity\. Did you mean \"drawn_faces\"\?",
         ),
         ("digits", {"people": 3}, r"builtin:digits has no option 'people'; allowed are split"),
         ("digits", {"split": "tset"}, r"digits: there is no split 'tset'; .*Did you mean \"test\"\?"),
         ("drawn_faces", {"people": 3.0}, r"builtin:drawn_faces: people must be int, found 3.0"),
         ("drawn_faces", {"people": True}, r"people must be int, found True"),
+        ("severity", {"split": "valid"}, r"severity: there is no split 'valid'; there are all, train, .*Did you mean"),
+        ("sentence_preferences", {"part": 2}, r"part must be 0, 1, or -1 for both, found 2"),
         ("features", {"name": "irsi"}, r"no table 'irsi'; .*Did you mean \"iris\"\?"),
     ],
 )

@@ -26,10 +26,10 @@ import torch.distributed as dist
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from auxtasks import checkpoint
-from auxtasks.backbones import convnet, transformers
+from auxtasks.backbones import convnet, mlp, transformers
 from auxtasks.data import load_source, train_tokenizer
 from auxtasks.pretrain import pretrain
-from auxtasks.tasks import FacePairs, ShuffledSentences
+from auxtasks.tasks import CorruptedItems, FacePairs, LabelledQueries, MaxMarginRanking, ShuffledSentences
 from auxtasks.training.optim import OptimizerSettings
 from auxtasks.training.settings import LoopSettings
 
@@ -103,6 +103,27 @@ assert seen == [16 // processes] * 16, seen
 for name, accumulation, options in (("sentences", 1, {}), ("sentences_accumulated", 4, {}),
                                     ("sentences_by_tokens", 1, {"batch_tokens": 16 * 48})):
     run(name, sentence_task(**options), sentences(texts[:60]), sentences(texts[60:]), 4, plain, accumulation)
+
+
+def lists(queries):
+    """Queries of 1 to 9 items, a few of which say nothing."""
+    sizes = draw.integers(1, 10, size=queries)
+    columns = {"qid": np.arange(queries).repeat(sizes), "grade": draw.integers(4, size=sizes.sum()),
+               "features": draw.normal(size=(sizes.sum(), 5))}
+    return load_source({name: values.tolist() for name, values in columns.items()}, columns=dict(zip(columns, columns)))
+
+
+queries = lists(41), lists(17)  # one process evaluates more of them than the other
+for name, accumulation, options in (
+    ("ranking_query", 1, {}), ("ranking_pair", 1, {"average": "pair"}), ("ranking_accumulated", 4, {"average": "pair"}),
+    ("ranking_ndcg", 1, {"weighting": "ndcg", "loss": "logistic"}),
+    ("ranking_drawn", 1, {"weighting": "ndcg", "average": "pair", "queries": LabelledQueries(list_size=4)}),
+):
+    run(name, MaxMarginRanking(mlp(width=5, hidden=[6]), l2=0.1, **options), *queries, 4, plain, accumulation)
+
+rows = [load_source({"features": draw.normal(size=(count, 5)).tolist()}, columns={"features": "features"})
+        for count in (40, 13)]
+run("ranking_corrupted", MaxMarginRanking(mlp(width=5, hidden=[6]), CorruptedItems()), *rows, 4, plain)
 
 task = face_task("logistic")
 result = run("whole", task, faces, strangers, 12, OptimizerSettings(learning_rate=3e-3))
@@ -207,6 +228,36 @@ def test_accumulated_sentences_are_one_batch(outputs):
     expected = gradients_of(outputs[1], "sentences")
     for processes in (1, 2):
         assert_same_gradients(gradients_of(outputs[processes], "sentences_accumulated", "sentences"), expected)
+
+
+RANKINGS = ["query", "pair", "accumulated", "ndcg", "drawn", "corrupted"]
+
+
+@pytest.mark.parametrize("run", [f"ranking_{name}" for name in RANKINGS])
+def test_two_processes_learn_to_rank_as_one_does(outputs, run):
+    for kind, count in (("train", 4), ("validation", 1)):
+        one, two = lines(outputs[1], run, kind), lines(outputs[2], run, kind)
+        assert len(one) == count
+        for a, b in zip(one, two, strict=True):
+            assert b == pytest.approx(a, rel=1e-5, abs=1e-6)
+    names = {"pair_accuracy/strength 0.25"} if run == "ranking_corrupted" else {"ndcg@10", "queries_without_pairs"}
+    assert names < lines(outputs[2], run, "validation")[0].keys()
+    parameters = assert_same_gradients(gradients_of(outputs[2], run), gradients_of(outputs[1], run))
+    assert "scorer.weight" in parameters
+    assert len(parameters) == 3
+
+
+def test_accumulated_queries_are_one_batch(outputs):
+    # Micro-batches have other numbers of pairs; each pair weighs the same all the same.
+    expected = gradients_of(outputs[1], "ranking_pair")
+    for processes in (1, 2):
+        assert_same_gradients(gradients_of(outputs[processes], "ranking_accumulated", "ranking_pair"), expected)
+
+
+def test_rankings_of_two_processes_are_evaluated_as_one_set(outputs):
+    one = lines(outputs[1], "ranking_query", "validation")[0]
+    assert one["queries"] == 17 > one["queries_without_pairs"] > 0
+    assert lines(outputs[2], "ranking_query", "validation")[0]["queries"] == 17
 
 
 def test_both_processes_hold_the_same_gradients_and_weights(outputs):

@@ -399,6 +399,22 @@ def test_the_optimizer_s_state_goes_from_phase_to_phase_by_name(tmp_path):
     assert counts == {"net.0.weight|step": 4, "net.0.bias|step": 4, "net.3.weight|step": 7, "net.3.bias|step": 7}
 
 
+def test_clipping_counts_no_gradient_of_what_an_earlier_phase_trained():
+    objective, before = Regression(width=4), []
+
+    def begin(objective):
+        before.append(objective.net[0].weight.detach().clone())
+        before.append(objective.net[0].bias.detach().clone())
+        unfreeze(0)(objective)
+
+    settings = OptimizerSettings(**{**PLAIN.__dict__, "clip_norm": 0.5})
+    run(objective, phases=[Phase(1, begin=unfreeze(3)), Phase(1, begin=begin)], optimizer=settings)
+    moved = [now - then for now, then in zip(objective.net[0].parameters(), before, strict=True)]
+    # The whole norm is at the limit, so the step is as long as limit times learning rate.
+    norm = torch.cat([part.detach().flatten() for part in moved]).double().norm()
+    assert float(norm) == pytest.approx(0.05 * 0.5, rel=1e-5)
+
+
 def test_two_phases_alike_are_one_long_one():
     settings = OptimizerSettings(warmup_steps=0, schedule="constant")
     straight, split = Regression(width=4), Regression(width=4)

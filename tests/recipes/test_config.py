@@ -46,8 +46,8 @@ def test_all_problems_are_told_at_once():
         ("traning={}", "traning", "backbone, data", "training"),
         ("training.lerning_rate=1", "training.lerning_rate", "learning_rate", "learning_rate"),
         ("task.augment.flp=0.5", "task.augment.flp", "blur, erase, flip", "flip"),
-        ("targets.strangers.lable=x", "targets.strangers.lable", "fit, image, kind, label", "label"),
-        ("targets.fit.lable=x", "targets.fit.lable", "fit, image, kind, label", "label"),  # a target named like a key
+        ("targets.strangers.lable=x", "targets.strangers.lable", "fit, holds, image, kind, label", "label"),
+        ("targets.fit.lable=x", "targets.fit.lable", "fit, holds, image, kind, label", "label"),  # named like a key
         ("transfer.heads=[{name: ridge}, {name: ridge, option: {}}]", "transfer.heads.1.option", "name, options",
          "options"),
         ("transfer.tuning.stages=[{steps: 160, top_layer: 1}]", "transfer.tuning.stages.0.top_layer",
@@ -90,8 +90,8 @@ def test_a_key_like_nothing_gets_no_guess():
                                         "'mean_max', 'grid', 'flatten' or 'token', found 'grit'. "
                                         "Did you mean \"grid\"?"),
         ("name=a/b", "name: string should match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$', found 'a/b'."),
-        ("transfer.claim=nothing", "transfer.claim: input should be 'scratch', 'untrained', 'raw', 'frozen' or "
-                                   "'finetuned', found 'nothing'."),
+        ("transfer.claim=nothing", "transfer.claim: input should be 'scratch', 'untrained', 'raw', 'longer', "
+                                   "'frozen' or 'finetuned', found 'nothing'."),
         ("transfer.arms=[raw]", 'transfer.claim: the claimed arm "frozen" is not among arms: raw.'),
         ("transfer.shots=[5,1]", "transfer.shots: different numbers in rising order, found [5, 1]."),
         ("verification.protocol=x", "verification.pairs: required, not given"),
@@ -143,7 +143,7 @@ def test_an_unknown_key_of_a_task_is_told_with_the_keys_of_that_task(name, overr
     assert problem.endswith(f'Did you mean "{guess}"?')
 
 
-NAMES = "task.name: must be one of face_pairs, shuffled_sentences, layer_autoencoder, layer_rbm, "
+NAMES = "task.name: must be one of face_pairs, shuffled_sentences, max_margin_ranking, layer_autoencoder, layer_rbm, "
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from auxtasks.tasks import DeepAutoencoder, LayerAutoencoder, LayerRBM
 from recipes import layerwise, pictures, run
 from recipes.config import load_recipe
 from recipes.run import pretrain_recipe, read_pretraining, run_recipe, transfer_run
+from recipes.targets import load_target
 from transfer import arms
 
 # Labels of two of each digit, read by one head; two stages of hidden layers.
@@ -471,7 +472,7 @@ def test_a_class_that_pretraining_saw_unlabelled_is_no_leak_and_a_picture_is(mac
         recipe = of_fruit(machine_recipe, fruit)
         backbone, target = run.build.make_backbone(recipe), recipe.targets["fruit"]
         data = read_pretraining(recipe, backbone)
-        loaded = data.target("fruit", target, backbone)
+        loaded = load_target(recipe, "fruit", target, backbone)
         assert loaded.table.class_names == ("apple", "pear")
         if same_picture:
             with pytest.raises(LeakError, match="pictures in pretraining and test: 1 of 12 test pictures"):
@@ -498,7 +499,7 @@ def test_pictures_of_the_test_that_were_pretrained_on_are_found(machine_recipe, 
     recipe = load_recipe(str(machine_recipe), overrides)
     backbone = run.build.make_backbone(recipe)
     data = read_pretraining(recipe, backbone)
-    loaded = data.target("digits", recipe.targets["digits"], backbone)
+    loaded = load_target(recipe, "digits", recipe.targets["digits"], backbone)
     with pytest.raises(LeakError, match="pictures in pretraining and test: 500 of 500 test pictures"):
         data.leaks("digits", recipe.targets["digits"], loaded)
 

@@ -15,7 +15,7 @@ from auxtasks.data import decode_images, load_source
 from auxtasks.errors import DataError, LeakError, TransferError
 from auxtasks.features.extract import extract
 from auxtasks.tasks import FacePairs
-from recipes import run, training
+from recipes import target_models, training
 from recipes.config import load_recipe
 from recipes.run import pretrain_recipe, run_recipe, transfer_recipe, transfer_run
 from transfer.choices import Candidate
@@ -225,10 +225,11 @@ def test_a_backbone_without_finished_pretraining_is_noted(finished, miniature, w
 def chosen_on(monkeypatch, labels, most):
     """Return the rows that layer and head are chosen on, where at most so many may be."""
     seen = []
-    monkeypatch.setattr(run, "CHOOSE_ON", most)
-    monkeypatch.setattr(run, "cross_validated", lambda features, own, ranked, seed: seen.append((features, own)))
+    monkeypatch.setattr(target_models, "CHOOSE_ON", most)
+    chosen = lambda features, own, ranked, seed: seen.append((features, own))  # noqa: E731
+    monkeypatch.setattr(target_models, "cross_validated", chosen)
     features = {"stem": np.arange(len(labels), dtype=np.float32)[:, None], "top": np.zeros((len(labels), 2))}
-    run._choose(features, labels, [Candidate("stem", "ridge", {}), Candidate("top", "ridge", {})], seed=0)
+    target_models._choose(features, labels, [Candidate("stem", "ridge", {}), Candidate("top", "ridge", {})], seed=0)
     ((features, own),) = seen
     rows = features["stem"][:, 0].astype(int)
     np.testing.assert_array_equal(own, labels[rows])
@@ -256,6 +257,6 @@ def test_more_classes_than_items_to_choose_on_keep_two_items_each(monkeypatch):
 
 
 def test_a_single_candidate_needs_no_choice(monkeypatch):
-    monkeypatch.setattr(run, "cross_validated", lambda *_: pytest.fail("chose among one"))
+    monkeypatch.setattr(target_models, "cross_validated", lambda *_: pytest.fail("chose among one"))
     only = Candidate("stem", "ridge", {})
-    assert run._choose({"stem": np.zeros((4, 1), np.float32)}, np.array([0, 0, 1, 1]), [only], 0) is only
+    assert target_models._choose({"stem": np.zeros((4, 1), np.float32)}, np.array([0, 0, 1, 1]), [only], 0) is only

@@ -13,6 +13,7 @@ from auxtasks.errors import LayerError, LeakError, RecipeError, TransferError
 from recipes import build, run
 from recipes.config import load_recipe
 from recipes.run import pretrain_recipe, read_pretraining, transfer_run
+from recipes.targets import load_target
 
 FEW = ["transfer.arms=[raw, frozen]", "transfer.shots=[1]", "transfer.draws=1", "targets.strangers=null"]
 
@@ -161,7 +162,7 @@ def loaded(finished, photos, *overrides):
     recipe = load_recipe(str(finished / "recipe.yaml"), [*FEW, f"targets.mine.path={photos}", *overrides])
     backbone = build.make_backbone(recipe)
     data = read_pretraining(recipe, backbone)
-    return data, data.target("mine", recipe.targets["mine"], backbone)
+    return data, load_target(recipe, "mine", recipe.targets["mine"], backbone)
 
 
 def test_without_augmentation_pictures_of_the_backbone_s_size_are_taken_to_the_bit(finished, photos):

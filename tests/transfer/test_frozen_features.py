@@ -87,7 +87,7 @@ def test_wrong_things_are_refused(backbone, pictures, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(ImageError, match=r"broken\.png"):
         FrozenFeatures(backbone).transform([tmp_path / "broken.png"])
-    with pytest.raises(InputMismatchError, match=r"takes features of shape \(4,\), not pictures"):
+    with pytest.raises(InputMismatchError, match=r"takes vectors of 4 features, .*found the shape \(32, 20, 20, 1\)"):
         FrozenFeatures(mlp(width=4, hidden=[3])).transform(pictures)
 
 

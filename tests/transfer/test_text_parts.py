@@ -16,7 +16,7 @@ from auxtasks.backbones.text import TokenBatch
 from auxtasks.data.augment import Augment
 from auxtasks.errors import DataError, InputMismatchError, LeakError, TransferError
 from auxtasks.features.extract import extract
-from transfer import raw_arms
+from transfer import words
 from transfer.finetune import Classifier, Stage, Tuning, fine_tune
 from transfer.frozen_features import FrozenFeatures
 from transfer.heads import build_head
@@ -52,7 +52,7 @@ def test_words_are_weighed_and_fitted_on_the_support_alone(opinions, monkeypatch
         def fit(self, *_):
             pytest.fail("not in this way")
 
-    monkeypatch.setattr(raw_arms, "TfidfVectorizer", Recording)
+    monkeypatch.setattr(words, "TfidfVectorizer", Recording)
     ((draw, _),) = predicted(opinions, shot=6, draws=1)
     support = {opinions.texts[row] for row in draw.support[6]}
     assert len(fitted) == 5 + 1  # five folds, and the whole support

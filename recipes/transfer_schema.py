@@ -1,0 +1,115 @@
+"""What a recipe may say of how the network is reused and evaluated. Imports no torch, as `recipes.schema`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field, model_validator
+
+from recipes.data_schema import NotNegative, PoolName, Positive, Strict, TargetName
+from recipes.task_schema import Augment
+
+__all__ = ["ArmName", "Discriminants", "Head", "Stage", "Transfer", "Tuning"]
+
+ArmName = Literal["scratch", "untrained", "raw", "longer", "frozen", "finetuned"]
+DEFAULT_ARMS: list[ArmName] = ["scratch", "untrained", "raw", "frozen", "finetuned"]
+
+
+class Stage(Strict):
+    """A stretch of fine-tuning: how many layers below the head train, null for all."""
+
+    steps: Positive
+    top_layers: NotNegative | None = None
+
+
+class Tuning(Strict):
+    """How a network is trained on the few labels."""
+
+    stages: list[Stage] = Field(default_factory=lambda: [Stage(steps=40, top_layers=1), Stage(steps=60)], min_length=1)
+    learning_rates: list[Annotated[float, Field(gt=0)]] = Field(
+        default_factory=lambda: [5e-4], min_length=1, description="the first is the default, more are searched"
+    )
+    depth_decay: Annotated[float, Field(gt=0, le=1)] = 0.7
+    batch_size: Positive = 64
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    most_epochs: Positive | None = Field(
+        default=None, description="passes over the few labels that end training early; null trains all steps"
+    )
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+
+class Head(Strict):
+    """A classifier on frozen features."""
+
+    name: Literal["prototype", "ridge", "logistic", "neighbors"]
+    options: dict[str, str | int | float | bool] = Field(default_factory=dict)
+
+
+class Discriminants(Strict):
+    """Directions that tell pretraining identities apart, as further spaces for the heads."""
+
+    components: Positive = 256
+    shrinkage: Annotated[float, Field(gt=0)] = 1.0
+
+
+def _default_heads() -> list[Head]:
+    return [
+        Head(name="prototype"),
+        Head(name="prototype", options={"center": True}),
+        Head(name="ridge", options={"alpha": 1.0, "scaling": "l2"}),
+        Head(name="logistic", options={"C": 10.0, "scaling": "rms"}),
+    ]
+
+
+class Transfer(Strict):
+    """How the backbone is reused and evaluated; the same for all targets."""
+
+    shots: list[Positive] = Field(default_factory=lambda: [1, 5], min_length=1)
+    draws: Positive = 10
+    test_per_class: Positive | None = None
+    arms: list[ArmName] = Field(default_factory=lambda: list(DEFAULT_ARMS), min_length=1)
+    claim: ArmName = "frozen"
+    beside: dict[TargetName, str] = Field(
+        default_factory=dict, description="further arms: frozen networks of these runs or saved backbones, by name"
+    )
+    layers: dict[str, PoolName] | None = Field(default=None, description="layers to choose from; null takes all")
+    heads: list[Head] = Field(default_factory=_default_heads, min_length=1)
+    discriminants: Discriminants | None = Discriminants()
+    mirror: bool = False
+    length: Positive | None = Field(
+        default=None, description="read texts of so many tokens; null takes the length of pretraining"
+    )
+    tuning: Tuning = Field(default_factory=Tuning)
+    scratch: Tuning = Field(default_factory=lambda: Tuning(stages=[Stage(steps=100)], learning_rates=[2e-3]))
+    augment: Augment | None = Field(
+        default_factory=Augment, description="of pictures that networks are trained on; null takes them as they are"
+    )
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    on_leak: Literal["raise", "report"] = "raise"
+
+    @model_validator(mode="after")
+    def _check(self) -> Transfer:
+        if self.claim not in self.arms:
+            raise ValueError(f'claim: the claimed arm "{self.claim}" is not among arms: {", ".join(self.arms)}')
+        for name in self.beside.keys() & set(get_args(ArmName)):
+            raise ValueError(f"beside: {name} is an arm already; call it otherwise")
+        if sorted(set(self.shots)) != self.shots:
+            raise ValueError(f"shots: different numbers in rising order, found {self.shots}")
+        if self.tuning.steps != self.scratch.steps or len(self.tuning.learning_rates) != len(
+            self.scratch.learning_rates
+        ):
+            raise ValueError(
+                f"scratch: needs the same budget as tuning: {self.tuning.steps} steps and "
+                f"{len(self.tuning.learning_rates)} learning rates, found {self.scratch.steps} and "
+                f"{len(self.scratch.learning_rates)}"
+            )
+        if self.tuning.most_epochs != self.scratch.most_epochs:
+            raise ValueError(
+                f"scratch: needs the same most_epochs as tuning: {self.tuning.most_epochs}, found "
+                f"{self.scratch.most_epochs}"
+            )
+        return self
