@@ -117,7 +117,11 @@ class RankingPretraining:
         rankers = {"ranker": _scores(self.task, test), **self._baselines(test)}
         folder.log_opening({"target": "test queries", "queries": len(test), "rankers": sorted(rankers)})
         by_query = {name: _by_query(test, scores) for name, scores in rankers.items()}
-        found = {"queries": len(test), **_intervals(by_query, _metrics(test), self.recipe.seed)}
+        found = {
+            "queries": len(test),
+            "noun": _noun(self.recipe),
+            **_intervals(by_query, _metrics(test), self.recipe.seed),
+        }
         write_json(folder.ranking, found)
         return {
             f"test/{name}/{metric}": value

@@ -17,7 +17,7 @@ def ranking_lines(found: Mapping[str, Any]) -> list[str]:
 
     Example:
         >>> entry = {"mean": 0.75, "ci95": [0.7, 0.8]}
-        >>> ranked = {"queries": 50, "rankers": {"ranker": {"ndcg@10": entry}}, "paired": {}}
+        >>> ranked = {"queries": 50, "noun": "queries", "rankers": {"ranker": {"ndcg@10": entry}}, "paired": {}}
         >>> ranking_lines(ranked)[2:]
         ['| ranker | .750 [.700, .800] |', '', '50 test queries; 95 % intervals over queries.']
     """
@@ -29,7 +29,7 @@ def ranking_lines(found: Mapping[str, Any]) -> list[str]:
         _row(["---", *("---:" for _ in metrics)]),
         *(_row([name, *(_cell(row.get(metric)) for metric in metrics)]) for name, row in rows.items()),
         "",
-        f"{found['queries']} test queries; 95 % intervals over queries.",
+        f"{found['queries']} test {found['noun']}; 95 % intervals over {found['noun']}.",
     ]
 
 

@@ -6,6 +6,7 @@ from transfer.frozen_features import FrozenFeatures
 from transfer.model import TargetModel, load
 from transfer.protocol import Protocol
 from transfer.report import build_report, write_report
+from transfer.scorer import Scorer
 from transfer.spaces import Pretrained
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "FrozenFeatures",
     "Pretrained",
     "Protocol",
+    "Scorer",
     "TargetModel",
     "Tuning",
     "build_report",

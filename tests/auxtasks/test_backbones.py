@@ -12,8 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from auxtasks import checkpoint
-from auxtasks.backbones import Backbone, InputSpec, build, builders, convnet, facenet, mlp, pool_layer, timm_backbone
+from auxtasks.backbones import (
+    Backbone,
+    InputSpec,
+    build,
+    builders,
+    convnet,
+    facenet,
+    mlp,
+    pool_layer,
+    timm_backbone,
+    transformers,
+)
 from auxtasks.backbones import __all__ as public_names
+from auxtasks.backbones.text import TokenBatch
+from auxtasks.data import train_tokenizer
 from auxtasks.errors import BackboneError, CheckpointError, InputMismatchError, LayerError
 
 SMALL: dict[str, Callable[..., Backbone]] = {
@@ -626,3 +639,77 @@ def test_importing_the_backbones_imports_neither_timm_nor_facenet():
     code = "import sys, auxtasks.backbones; print([m for m in ('timm', 'facenet_pytorch') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+# --- features that may be absent, texts of another length -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_of_absent_features_the_network_sees_that_they_are_not_there(scaled, tmp_path):
+    scale = {"mean": [1.0, -2.0, 0.5], "std": [2.0, 1.0, 0.25]} if scaled else {}
+    backbone = mlp(width=3, hidden=[4], absent=-1.0, seed=1, **scale)
+    x = torch.tensor([[3.0, -1.0, 0.0], [-1.0, -1.0, -1.0]])
+    expected = torch.zeros(2, 6)
+    for row, values in enumerate(x.tolist()):
+        for place, value in enumerate(values):
+            if value != -1.0:
+                mean, std = (scale[name][place] for name in ("mean", "std")) if scaled else (0.0, 1.0)
+                expected[row, place], expected[row, 3 + place] = (value - mean) / std, 1.0
+    assert torch.equal(backbone.input.normalize(x), expected)
+    assert (backbone.input.width, backbone.input.seen_width, backbone.input.normalizes) == (3, 6, True)
+    assert backbone.module[0][0].in_features == 6
+    assert backbone.input.example(2).shape == (2, 6)
+    loaded = Backbone.from_pretrained(backbone.save_pretrained(tmp_path / "backbone"))
+    assert (loaded.family, loaded.input) == (backbone.family, backbone.input)
+    assert torch.equal(loaded(loaded.input.normalize(x)), backbone(expected))
+    assert loaded.untrained(seed=3).input == backbone.input
+    with pytest.raises(InputMismatchError, match=r"\(3,\)"):
+        backbone.input.normalize(expected)  # what comes in is as wide as the data
+
+
+def test_a_network_that_knows_of_nothing_absent_is_as_wide_as_its_vectors():
+    assert mlp(width=3, hidden=[4]).input.seen_width == 3
+    assert "absent" not in mlp(width=3, hidden=[4]).family.arguments
+    assert mlp(width=2, hidden=[], absent=0.0).layer_dims == {"input": 4}
+
+
+def text_backbone(**changes):
+    tokenizer = train_tokenizer(["the cat sees a dog", "a dog hears"], size=40)
+    config = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "intermediate_size": 8, "max_position_embeddings": 20}  # fmt: skip
+    return transformers(config, length=8, tokenizer=tokenizer, **changes)
+
+
+def test_another_length_is_another_network_with_the_same_weights(tmp_path):
+    backbone = stir(text_backbone()).eval()
+    backbone.provenance["pretrained_on"] = "something"
+    longer = backbone.with_length(16).eval()
+    assert (backbone.input.length, longer.input.length) == (8, 16)
+    assert longer.text_settings == (backbone.tokenizer, 16)
+    assert (longer.provenance, longer.layer_names) == (backbone.provenance, backbone.layer_names)
+    for name, values in backbone.state_dict().items():
+        assert torch.equal(longer.state_dict()[name], values)
+    short = backbone.input.example(2)
+    assert torch.equal(longer(short).hidden, backbone(short).hidden)
+    ids = torch.ones(1, 12, dtype=torch.long)
+    tokens = TokenBatch(ids, torch.ones_like(ids, dtype=torch.bool))
+    longer.input.check(tokens)
+    with pytest.raises(InputMismatchError, match="12"):
+        backbone.input.check(tokens)
+    with torch.no_grad():  # its own weights
+        next(longer.parameters()).add_(1)
+    assert not torch.equal(next(longer.parameters()), next(backbone.parameters()))
+    loaded = Backbone.from_pretrained(longer.save_pretrained(tmp_path / "backbone"))
+    assert (loaded.input.length, loaded.family) == (16, longer.family)
+
+
+def test_a_length_that_a_network_cannot_have_is_refused():
+    with pytest.raises(BackboneError, match="21"):
+        text_backbone().with_length(21)
+    with pytest.raises(BackboneError, match="length must be at least 1, found 0"):
+        text_backbone().with_length(0)
+    for backbone, kind in ((mlp(width=3), "features"), (convnet(size=24, widths=[8], blocks=[1]), "image")):
+        with pytest.raises(BackboneError, match=f"the backbone takes {kind}, which have no length in tokens"):
+            backbone.with_length(9)
+        with pytest.raises(BackboneError, match="the backbone has no tokenizer: build it with tokenizer="):
+            _ = backbone.text_settings

@@ -313,6 +313,94 @@ def test_what_belongs_to_faces_or_texts_is_refused_beside_layers_all_at_once():
     assert found[-1].startswith("data.validation_items: for texts; the share")
 
 
+# --- rankings ---------------------------------------------------------------------------------------------------------
+
+
+RANKED = "task={name: max_margin_ranking, items: {}}"
+SAID = (
+    "data.holds: labelled rankings are pairs (chosen, rejected) or lists (qid, label), found items; or say "
+    "task.sentences or task.items, to rank sentences, vectors or pictures above corruptions of them."
+)
+THERE = (
+    "backbone.pretrained: a network that is there has its arguments, its scale and its tokenizer; leave arguments, "
+    "standardize and tokenizer out."
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "expected"),
+    [
+        ("ranking_demo", ["data.holds=items"], SAID),
+        ("ranking_demo", ["task.list_size=1"], "task.list_size: input should be greater than or equal to 2, found 1."),
+        ("ranking_demo", ["task.sentences={}", "data.holds=items", "data.test=null"],
+         "task.sentences: needs a backbone of transformers, found mlp."),
+        ("ranking_demo", ["task.items={}", "data.test=null"], "data.holds: what is corrupted are items, found lists."),
+        ("ranking_demo", ["task.items={}", "data.holds=items"],
+         "data.test: for labelled rankings; what is learnt from corruptions is tested on targets."),
+        ("ranking_demo", ["task.items={}", "data.holds=items", "data.test=null", "task.list_size=2"],
+         "task.list_size: for labelled rankings; leave it out."),
+        ("ranking_demo", ["data.on_error=skip"],
+         "data.on_error: not for the task max_margin_ranking; leave it out."),
+        ("ranking_demo", ["data.fit=crop"], "data.fit: not for the task max_margin_ranking; leave it out."),
+        ("ranking_demo", ["tokenizer.size=9"], "tokenizer: not for the task max_margin_ranking; leave it out."),
+        ("ranking_demo", ["transfer.length=9"], "transfer.length: for texts, in tokens; leave it out."),
+        ("ranking_demo", ["backbone.arguments={size: 8}"],
+         "backbone.standardize: for vectors, whose backbone is an mlp without a size; leave it out."),
+        ("ranking_demo", ["backbone.name=convnet"],
+         "backbone.standardize: for vectors, whose backbone is an mlp without a size; leave it out."),
+        ("ranking_demo", ["backbone.pretrained=run", "backbone.arguments={}"], THERE),
+        ("ranking_demo", ["backbone.pretrained=run", "backbone.standardize=false"], THERE),
+        ("ranking_text", ["data.path=x", "backbone.pretrained=run", "backbone.arguments={}"], THERE),
+        ("ranking_text", ["data.path=x", "tokenizer=null"],
+         "tokenizer: required for a network from a config, such as {kind: wordpiece, size: 8192}."),
+        ("ranking_text", ["data.path=x", "data.streaming=true"],
+         "data.streaming: labelled rankings are read as a whole; leave it out."),
+        ("ranking_text", ["data.path=x", "minimal_pairs.blimp.path=y"],
+         "minimal_pairs: with task.sentences; labelled rankings are tested on a part of theirs, data.test."),
+        ("ranking_text", ["data.path=x", "task.items={}", "data.holds=items", "data.test=null"],
+         "task.items: vectors or pictures, and this backbone takes texts: say task.sentences."),
+        ("ranking_text", ["data.path=x", "transfer.mirror=true"],
+         "transfer.mirror: texts have no mirror image; leave it out."),
+        ("faces_demo", ["data.holds=pairs"],
+         "data.holds: pairs are for the task max_margin_ranking, found face_pairs."),
+        ("sentences_demo", ["data.holds=lists"],
+         "data.holds: lists are for the task max_margin_ranking, found shuffled_sentences."),
+        ("sentences_demo", ["targets.mine={path: x, holds: lists}"],
+         "targets.mine.holds: a target is items or pairs, found lists."),
+        ("sentences_demo", ["targets.mine={path: x, holds: pairs}"],
+         "targets.mine.test: required for pairs, since those left over share their items with the labelled."),
+        ("sentences_demo", ["transfer.beside.frozen=run"],
+         "transfer.beside: frozen is an arm already; call it otherwise."),
+        ("sentences_demo", ["transfer.beside.longer=run"],
+         "transfer.beside: longer is an arm already; call it otherwise."),
+        ("ranking_demo", ["training.patience=0"],
+         "training.patience: input should be greater than or equal to 1, found 0."),
+        ("ranking_demo", ["training.best_is=higest"],
+         "training.best_is: input should be 'highest' or 'lowest', found 'higest'. Did you mean \"highest\"?"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_of_a_recipe_that_ranks_is_one_line(name, overrides, expected):
+    assert problems(*overrides, name=name) == [expected]
+
+
+def test_two_kinds_of_corruption_are_one_too_many():
+    overrides = ["data.path=x", "task.sentences={}", "task.items={}", "data.holds=items", "data.test=null"]
+    assert problems(*overrides, name="ranking_text") == [
+        "task.items: there are task.sentences already; leave one of them out.",
+        "task.items: vectors or pictures, and this backbone takes texts: say task.sentences.",
+    ]
+
+
+def test_a_network_that_is_there_needs_no_arguments_and_no_tokenizer():
+    overrides = ["data.path=x", "tokenizer=null", "backbone.arguments={}", "backbone.pretrained=run"]
+    assert load_recipe("ranking_text", overrides).backbone.pretrained == "run"
+
+
+def test_what_is_trained_on_pictures_may_rank_them():
+    recipe = load_recipe("faces_demo", [RANKED])
+    assert recipe.task.items.strengths == [0.25, 0.5, 1.0]
+
+
 # --- overrides --------------------------------------------------------------------------------------------------------
 
 
