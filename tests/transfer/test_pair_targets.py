@@ -146,7 +146,7 @@ def test_swapping_left_and_right_flips_every_arms_answer(vectors, hidden):
     items = gather_items(pool, swapped(pool))
     asked = settings(steps=5, shots=(1,))
     builder = transfer.fewshot._ArmBuilder(
-        mlp(width=8, hidden=hidden), items, asked, 0, transfer.fewshot.FeatureCache(), None
+        mlp(width=8, hidden=hidden), items, asked, 0, transfer.fewshot.FeatureCache(), None, {}
     )
     support = np.concatenate([np.flatnonzero(pool.labels[:40] == side)[:12] for side in (0, 1)])
     for name, arm in builder.arms(builder.heads_on(builder.backbone)).items():
