@@ -255,10 +255,7 @@ class Backbone(nn.Module):
 
     def untrained(self, seed: int) -> Backbone:
         """Return the same network with random weights: what the arms without pretraining begin with."""
-        arguments = {**self.family.arguments, "seed": seed}
-        other = _BUILDERS[self.family.name](**arguments)
-        other.tokenizer = self.tokenizer
-        return other
+        return self._rebuilt(seed=seed)
 
     def with_length(self, length: int) -> Backbone:
         """Return a copy, with the same weights, that takes texts of another length.
@@ -270,9 +267,14 @@ class Backbone(nn.Module):
         """
         if self.input.kind != "text":
             raise BackboneError(f"the backbone takes {self.input.kind}, which have no length in tokens.")
-        other = _BUILDERS[self.family.name](**{**self.family.arguments, "length": length})
+        other = self._rebuilt(length=length)
         other.module.load_state_dict(self.module.state_dict())
-        other.tokenizer, other.provenance = self.tokenizer, dict(self.provenance)
+        other.provenance = dict(self.provenance)
+        return other
+
+    def _rebuilt(self, **changed: int) -> Backbone:
+        other = _BUILDERS[self.family.name](**{**self.family.arguments, **changed})
+        other.tokenizer = self.tokenizer
         return other
 
     def save_pretrained(self, folder: str | Path, *, pretrained_on: str | None = None, seed: int | None = None) -> Path:
