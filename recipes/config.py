@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from auxtasks.errors import RecipeError
-from recipes.schema import Recipe
+from recipes.schema import ReadyMade, Recipe
 from recipes.task_schema import TASK_NAMES
 
 __all__ = [
@@ -101,7 +101,7 @@ def load_recipe(name_or_file: str, overrides: Sequence[str] = ()) -> Recipe:
 def _paths(recipe: Recipe) -> dict[str, str | None]:
     """Return the data sets that a recipe needs, by dotted key."""
     return {
-        "data.path": recipe.data.path,
+        **({} if isinstance(recipe.task, ReadyMade) else {"data.path": recipe.data.path}),
         **{f"targets.{name}.path": target.path for name, target in recipe.targets.items()},
         **{
             f"targets.{name}.{key}.path": None

@@ -28,7 +28,8 @@ from recipes.faces import FacePretraining
 from recipes.folder import RunFolder, cache_folder, saved_backbone
 from recipes.layerwise import LayerwisePretraining
 from recipes.ranking import RankingPretraining, pair_texts
-from recipes.schema import Layerwise, Recipe, Target
+from recipes.ready_made import ReadyMadePretraining
+from recipes.schema import Layerwise, ReadyMade, Recipe, Target
 from recipes.sentences import SentencePretraining, corpus_texts
 from recipes.target_data import Pretraining
 from recipes.target_models import save_target_model
@@ -45,6 +46,8 @@ __all__ = ["pretrain_recipe", "run_recipe", "transfer_recipe", "transfer_run"]
 
 def read_pretraining(recipe: Recipe, backbone: Backbone) -> Pretraining:
     """Load the data of a run's pretraining, with what is trained on it."""
+    if isinstance(recipe.task, ReadyMade):
+        return ReadyMadePretraining(recipe, backbone)
     if isinstance(recipe.task, Layerwise):
         return LayerwisePretraining.read(recipe, backbone)
     task = build.make_task(recipe, backbone)
@@ -273,7 +276,7 @@ def transfer_recipe(recipe: Recipe, place: Path, *, pretrained: Path | None = No
         claim=f"{recipe.transfer.claim}, settled in the recipe",
         notes=[*finished["notes"], *notes],
         inputs={
-            "data": recipe.data.path,
+            **({} if recipe.data.path is None else {"data": recipe.data.path}),
             **{name: target.path for name, target in recipe.targets.items()},
             **{f"beside {name}": path for name, path in recipe.transfer.beside.items()},
         },

@@ -19,6 +19,7 @@ from recipes.task_schema import (
     LayerRBM,
     Layerwise,
     MaxMarginRanking,
+    ReadyMade,
     ShuffledSentences,
     Task,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "MaxMarginRanking",
     "MinimalPairs",
     "Part",
+    "ReadyMade",
     "Recipe",
     "ShuffledSentences",
     "Source",
@@ -50,7 +52,7 @@ class Recipe(Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     description: str = ""
     seed: NotNegative = 0
-    data: Data
+    data: Data = Data()
     backbone: Backbone = Backbone()
     tokenizer: Tokenizer | None = None
     task: Task = FacePairs()
@@ -79,6 +81,11 @@ def _reads_texts(recipe: Recipe) -> bool:
     return isinstance(recipe.task, ShuffledSentences) or ranking
 
 
+def _may_read_texts(recipe: Recipe) -> bool:
+    """Whether the backbone takes texts, or is not known to take anything else."""
+    return _reads_texts(recipe) or isinstance(recipe.task, ReadyMade)
+
+
 def _misplaced(recipe: Recipe) -> Iterator[str]:
     """Say what belongs to another task than the recipe's."""
     data, task = recipe.data, recipe.task
@@ -87,7 +94,10 @@ def _misplaced(recipe: Recipe) -> Iterator[str]:
     of_texts = {"tokenizer": recipe.tokenizer, "minimal_pairs": recipe.minimal_pairs or None}
     validation, streaming = {"data.validation": data.validation}, {"data.streaming": data.streaming or None}
     misplaced: dict[str, object] = {}
-    if isinstance(task, MaxMarginRanking):
+    if isinstance(task, ReadyMade):
+        misplaced |= {**of_texts, **of_faces, "data": None if data == Data() else data}
+        misplaced |= {"training": None if _trains_nothing(recipe.training) else recipe.training}
+    elif isinstance(task, MaxMarginRanking):
         misplaced |= {**({} if _reads_texts(recipe) else {**of_texts, **streaming}), **of_faces, **unlabelled}
         misplaced |= {
             "data.fit": None if data.fit == "stretch" else data.fit,
@@ -103,6 +113,11 @@ def _misplaced(recipe: Recipe) -> Iterator[str]:
             yield f"{key}: not for the task {task.name}; leave it out"
 
 
+def _trains_nothing(training: Training) -> bool:
+    """Whether nothing is said of training but where it computes."""
+    return training == Training(device=training.device)
+
+
 def _unfit(recipe: Recipe) -> Iterator[str]:
     if isinstance(recipe.task, MaxMarginRanking):
         yield from _unfit_for_ranking(recipe, recipe.task)
@@ -112,7 +127,7 @@ def _unfit(recipe: Recipe) -> Iterator[str]:
         yield from _unfit_for_texts(recipe)
     elif recipe.data.validation_items is not None and not isinstance(recipe.task, MaxMarginRanking):
         yield "data.validation_items: for texts; the share of people, or of pictures, held out is data.holdout"
-    if recipe.transfer.length is not None and not _reads_texts(recipe):
+    if recipe.transfer.length is not None and not _may_read_texts(recipe):
         yield "transfer.length: for texts, in tokens; leave it out"
     if recipe.backbone.standardize and (recipe.backbone.name != "mlp" or "size" in recipe.backbone.arguments):
         yield "backbone.standardize: for vectors, whose backbone is an mlp without a size; leave it out"

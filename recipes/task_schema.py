@@ -18,6 +18,7 @@ __all__ = [
     "LayerRBM",
     "Layerwise",
     "MaxMarginRanking",
+    "ReadyMade",
     "ShuffledSentences",
     "Task",
 ]  # fmt: skip
@@ -195,7 +196,15 @@ class MaxMarginRanking(Strict):
     )
 
 
-TASK_NAMES = ("face_pairs", "shuffled_sentences", "max_margin_ranking", "layer_autoencoder", "layer_rbm")
+class ReadyMade(Strict):
+    """Nothing is trained: the backbone comes with its weights, from a model zoo or a folder."""
+
+    name: Literal["ready_made"]
+
+
+TASK_NAMES = (
+    "face_pairs", "shuffled_sentences", "max_margin_ranking", "layer_autoencoder", "layer_rbm", "ready_made",
+)  # fmt: skip
 
 
 def _task_name(value: object) -> object:
@@ -208,6 +217,7 @@ Task = Annotated[
     | Annotated[ShuffledSentences, Tag("shuffled_sentences")]
     | Annotated[MaxMarginRanking, Tag("max_margin_ranking")]
     | Annotated[LayerAutoencoder, Tag("layer_autoencoder")]
-    | Annotated[LayerRBM, Tag("layer_rbm")],
+    | Annotated[LayerRBM, Tag("layer_rbm")]
+    | Annotated[ReadyMade, Tag("ready_made")],
     Discriminator(_task_name),
 ]

@@ -27,7 +27,7 @@ __all__ = ["Leaks", "SharedItems", "comparable_items", "find_leaks", "pixel_dige
 
 Picture: TypeAlias = npt.NDArray[np.uint8]
 Vector: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
-Comparable: TypeAlias = Iterable[Picture] | Iterable[str] | Iterable[Vector]
+Comparable: TypeAlias = Iterable[Picture | str | Vector]
 Noun: TypeAlias = Literal["pictures", "texts", "vectors"]
 
 _MOST_EXAMPLES = 5

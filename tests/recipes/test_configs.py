@@ -7,7 +7,7 @@ from auxtasks.errors import RecipeError
 from auxtasks.tasks import FacePairs, LayerAutoencoder, LayerRBM, MaxMarginRanking, ShuffledSentences
 from recipes import build
 from recipes.config import load_recipe, recipe_names, recipe_summary
-from recipes.schema import Layerwise
+from recipes.schema import Layerwise, ReadyMade
 from transfer.spaces import default_pools
 
 TARGETS = ("bigram_shift_ewt", "cola", "trec6", "subj", "sst2")
@@ -29,6 +29,7 @@ TOLD = {
     "ranking_demo": [],
     "ranking_features": ["data.path=lists"],
     "ranking_text": ["data.path=pairs"],
+    "ready_made": ["targets.mine.path=photos", "backbone={name: convnet}"],
     "sentences_corpus": CORPUS,
     "sentences_corpus_base": CORPUS,
     "sentences_demo": [],
@@ -73,7 +74,9 @@ class TestEveryRecipe:
 def test_a_recipe_builds_its_parts(name):
     recipe = load_recipe(name, TOLD[name])
     backbone = built(recipe)
-    if isinstance(recipe.task, Layerwise):
+    if isinstance(recipe.task, ReadyMade):
+        tasks, kind = [], None
+    elif isinstance(recipe.task, Layerwise):
         tasks = [build.make_layer_task(recipe, backbone, layer) for layer in backbone.layer_names]
         kind = LayerRBM if recipe.task.name == "layer_rbm" else LayerAutoencoder
     else:
