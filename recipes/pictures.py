@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Iterable
 
 import numpy as np
@@ -13,6 +12,7 @@ from auxtasks.data.augment import with_room
 from auxtasks.data.images import ImageTable, decode_images
 from recipes.build import load_columns, part_sources, present_classes
 from recipes.folder import cache_folder
+from recipes.near_leaks import labelled_parts, near_leaks
 from recipes.schema import Recipe, Source, Target
 from recipes.target_data import TargetData
 from transfer.leaks import find_leaks
@@ -54,17 +54,20 @@ def picture_leaks(recipe: Recipe, name: str, target: Target, data: TargetData, p
     """
     parts = _as_pretrained(recipe, name, target, data, pretrained)
     test = parts.pop("test" if "test" in parts else "")
+    pixels = {part: table.pixels for part, table in parts.items()}
     leaks = find_leaks(
         pretrained.pixels,
         test.pixels,
-        support=itertools.chain.from_iterable(seen.pixels for seen in parts.values()) if parts else None,
+        support=pixels.get(""),
+        validation=pixels.get("validation"),
         # "0" of two data sets is not one person: numbers are no names.
         pretraining_names=_names(_present(pretrained)) or None,
         target_names=_names(data.table.class_names) or None,
     )
     if recipe.transfer.on_leak == "raise":
         leaks.raise_if_any()
-    return [f"{name}: {line}" for line in leaks.describe().splitlines()]
+    near = near_leaks(recipe, name, {"pretraining": pretrained.pixels, **labelled_parts(pixels)}, test.pixels)
+    return [*(f"{name}: {line}" for line in leaks.describe().splitlines()), *near]
 
 
 def _as_pretrained(

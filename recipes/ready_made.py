@@ -9,6 +9,7 @@ from auxtasks.backbones import Backbone
 from auxtasks.training.settings import TrainingResult
 from auxtasks.training.store import CheckpointStore
 from recipes.folder import RunFolder
+from recipes.near_leaks import labelled_parts, near_leaks
 from recipes.schema import Recipe, Target
 from recipes.target_data import TargetData
 from transfer.leaks import comparable_items, find_leaks
@@ -68,13 +69,13 @@ class ReadyMadePretraining:
         """
         del target
         unknown = f"{name}: items in pretraining and test: not compared, since the data of the pretraining is not here"
-        parts = data.parts
-        test = parts.pop("test", None)
+        items = {part: comparable_items(table) for part, table in data.parts.items()}
+        test = items.pop("test", None)
         if test is None:
             return [unknown]
-        labelled = [item for table in parts.values() for item in comparable_items(table)]
-        leaks = find_leaks([], comparable_items(test), support=labelled)
+        leaks = find_leaks([], test, support=items.get(""), validation=items.get("validation"))
         if self.recipe.transfer.on_leak == "raise":
             leaks.raise_if_any()
+        near = near_leaks(self.recipe, name, labelled_parts(items), test)
         # The first line would say that pretraining shares nothing with the test, which nobody knows.
-        return [unknown, *(f"{name}: {line}" for line in leaks.describe().splitlines()[1:])]
+        return [unknown, *(f"{name}: {line}" for line in leaks.describe().splitlines()[1:]), *near]

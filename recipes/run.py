@@ -138,6 +138,7 @@ def pretrain_recipe(recipe: Recipe, place: Path) -> None:
         _targets(recipe, backbone)  # and two targets of one name
         _refuse_unfit_reuse(recipe, backbone)
         data = read_pretraining(recipe, backbone)
+        _refuse_leaks(recipe, backbone, data)
     result = data.train(place)
     if state.is_main_process:
         metrics = {
@@ -163,6 +164,18 @@ def _refuse_unfit_reuse(recipe: Recipe, backbone: Backbone) -> None:
         backbone.with_length(recipe.transfer.length)
     for path in recipe.transfer.beside.values():
         saved_backbone(Path(path))
+
+
+def _refuse_leaks(recipe: Recipe, backbone: Backbone, data: Pretraining) -> None:
+    """Refuse before the training what a test shares with it: a backbone that has seen the test helps nobody.
+
+    Raises:
+        LeakError: says what is shared, and of which target.
+    """
+    if recipe.transfer.on_leak == "raise":
+        for name, target in _targets(recipe, backbone).items():
+            loaded = load_target(recipe, name, target, backbone)
+            data.leaks(name, target, loaded.with_set_aside(target.validation_items, recipe.seed, name))
 
 
 def _leave() -> None:

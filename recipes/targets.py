@@ -16,6 +16,7 @@ from auxtasks.data.texts import TextTable, encode_texts
 from auxtasks.features.batches import Table, item_noun
 from auxtasks.tasks import LabelledQueries
 from recipes.build import load_columns, part_sources, present_classes, ranking_columns, told_of
+from recipes.near_leaks import labelled_parts, near_leaks
 from recipes.pictures import picture_target
 from recipes.schema import Recipe, Source, Target
 from recipes.target_data import TargetData
@@ -86,11 +87,11 @@ def item_leaks(
         return [f"{name}: texts in pretraining and test: not compared, since the corpus is streamed"]
     items = {part: _items(table) for part, table in data.parts.items()}
     test = items.pop("test" if "test" in items else "")
-    support = [item for part in items.values() for item in part]
-    leaks = find_leaks(seen, test, support=support or None)
+    leaks = find_leaks(seen, test, support=items.get(""), validation=items.get("validation"))
     if recipe.transfer.on_leak == "raise":
         leaks.raise_if_any()
-    return [f"{name}: {line}" for line in leaks.describe().splitlines()]
+    near = near_leaks(recipe, name, {"pretraining": seen, **labelled_parts(items)}, test)
+    return [*(f"{name}: {line}" for line in leaks.describe().splitlines()), *near]
 
 
 def _items(table: Table) -> Sequence[str] | NDArray[np.float32]:

@@ -16,25 +16,60 @@ DEFAULT_ARMS: list[ArmName] = ["scratch", "untrained", "raw", "frozen", "finetun
 
 
 class Stage(Strict):
-    """A stretch of fine-tuning: how many layers below the head train, null for all."""
+    """A stretch of fine-tuning: how many layers below the head train, null for all, or which."""
 
     steps: Positive
     top_layers: NotNegative | None = None
+    layers: list[str] | None = Field(default=None, description="names of those that train, in place of top_layers")
+    rate: Annotated[float, Field(gt=0)] = Field(default=1.0, description="share of the learning rate in this stage")
+
+    @model_validator(mode="after")
+    def _check(self) -> Stage:
+        if self.top_layers is not None and self.layers is not None:
+            raise ValueError("layers: there is a top_layers already; leave one of them out")
+        return self
 
 
 class Tuning(Strict):
     """How a network is trained on the few labels."""
 
-    stages: list[Stage] = Field(default_factory=lambda: [Stage(steps=40, top_layers=1), Stage(steps=60)], min_length=1)
+    stages: list[Stage] = Field(
+        default_factory=lambda: [Stage(steps=40, top_layers=1), Stage(steps=60)],
+        min_length=1,
+        description="or {unfreeze: 3, steps_each: 20}: the head alone, then one layer more in each stage",
+    )
     learning_rates: list[Annotated[float, Field(gt=0)]] = Field(
         default_factory=lambda: [5e-4], min_length=1, description="the first is the default, more are searched"
     )
     depth_decay: Annotated[float, Field(gt=0, le=1)] = 0.7
+    rates: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict, description="shares of the learning rate by layer, in place of what depth_decay gives"
+    )
     batch_size: Positive = 64
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     most_epochs: Positive | None = Field(
         default=None, description="passes over the few labels that end training early; null trains all steps"
     )
+    keep_views: Positive | None = Field(
+        default=None,
+        description="in auxtasks finetune: train each stage on kept outputs of the part that stands still, of so many "
+        "augmented views of each picture (1 where nothing is augmented); null computes the whole network in every step",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unfold(cls, given: object) -> object:
+        """Write ``stages: {unfreeze: 3, steps_each: 20}`` out: the head, then one layer more from the top in each."""
+        stages = given.get("stages") if isinstance(given, dict) else None
+        if not isinstance(given, dict) or not isinstance(stages, dict):
+            return given
+        layers, steps = stages.get("unfreeze"), stages.get("steps_each")
+        if set(stages) != {"unfreeze", "steps_each"} or type(layers) is not int or type(steps) is not int:
+            raise ValueError(
+                "stages: must be a list of stages, or such as {unfreeze: 3, steps_each: 20}, which trains the head and "
+                f"then one layer more from the top in each stage, found {stages!r}"
+            )
+        return {**given, "stages": [{"steps": steps, "top_layers": place} for place in range(layers + 1)]}
 
     @property
     def steps(self) -> int:
@@ -90,6 +125,9 @@ class Transfer(Strict):
     )
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     on_leak: Literal["raise", "report"] = "raise"
+    near_duplicates: bool = Field(
+        default=False, description="also look for edited copies of test pictures and texts, which takes longer"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Transfer:

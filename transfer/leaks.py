@@ -60,6 +60,9 @@ class Leaks:
     Attributes:
         pretraining: items of the test set that pretraining saw.
         support: items of the test set that are in the support too; None when no support was given.
+        validation: items of the test set that are in the validation set too; None when none was given.
+        chosen_on: items of the validation set that are in the support too; None without either. They make choices
+            worse, not the test: they are told, and are no leak.
         identities: names that both pretraining and the target have, in the target's spelling, sorted; None when names
             were not given.
         pretraining_items: how many items pretraining has.
@@ -73,9 +76,12 @@ class Leaks:
     pretraining_items: int
     test_items: int
     noun: Noun = "pictures"
+    validation: SharedItems | None = None
+    chosen_on: SharedItems | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.pretraining.count or (self.support and self.support.count) or self.identities)
+        labelled = (self.support, self.validation)
+        return bool(self.pretraining.count or any(part and part.count for part in labelled) or self.identities)
 
     def describe(self) -> str:
         """Return what was looked for and what was found, one line each; for a report's notes."""
@@ -86,6 +92,16 @@ class Leaks:
         if self.support is not None:
             lines.append(
                 f"{self.noun} in support and test: {self.support.count}{_examples(self.support, 'support row')}"
+            )
+        if self.validation is not None:
+            lines.append(
+                f"{self.noun} in validation and test: {self.validation.count}"
+                f"{_examples(self.validation, 'validation row')}"
+            )
+        if self.chosen_on is not None and self.chosen_on.count:
+            lines.append(
+                f"{self.noun} in support and validation: {self.chosen_on.count}"
+                f"{_examples(self.chosen_on, 'support row', 'validation row')}"
             )
         if self.identities is None:
             lines.append("identities: not compared, names were not given for both")
@@ -107,8 +123,10 @@ class Leaks:
             remedies.append(
                 "remove what is shared from pretraining, so that the test set stays comparable, and pretrain again"
             )
-        if self.support is not None and self.support.count:
-            remedies.append("remove the duplicates from the pool that labels are drawn from")
+        if any(part is not None and part.count for part in (self.support, self.validation)):
+            remedies.append(
+                "remove the duplicates from the pool that labels are drawn from, and from the validation set"
+            )
         raise LeakError(
             f"the test set is not unseen, so its scores would be too good:\n{self.describe()}\n"
             f"What to do: {'; '.join(remedies)}."
@@ -120,6 +138,7 @@ def find_leaks(
     test: Comparable,
     *,
     support: Comparable | None = None,
+    validation: Comparable | None = None,
     pretraining_names: Iterable[str] | None = None,
     target_names: Iterable[str] | None = None,
 ) -> Leaks:
@@ -133,6 +152,7 @@ def find_leaks(
             what a table holds see `comparable_items`.
         test: the items that scores are computed on, likewise.
         support: the pool that labels are drawn from, likewise.
+        validation: items that choices are made on, likewise.
         pretraining_names: names of the classes pretraining saw; only real names of people or things, since "0" of two
             data sets is not the same class. Case, accents, underscores and spaces do not matter.
         target_names: names of the target's classes.
@@ -152,7 +172,8 @@ def find_leaks(
     digests, nouns = _digests(test)
     seen, seen_nouns = _digests(pretraining)
     labelled, labelled_nouns = (None, set[Noun]()) if support is None else _digests(support)
-    nouns |= seen_nouns | labelled_nouns
+    held, held_nouns = (None, set[Noun]()) if validation is None else _digests(validation)
+    nouns |= seen_nouns | labelled_nouns | held_nouns
     if len(nouns) > 1:
         raise TransferError(
             f"{' and '.join(sorted(nouns))} cannot be compared: pass the same kind for pretraining, test and support."
@@ -165,6 +186,8 @@ def find_leaks(
         pretraining_items=len(seen),
         test_items=len(digests),
         noun=nouns.pop() if nouns else "pictures",
+        validation=None if held is None else _shared_items(held, digests),
+        chosen_on=None if held is None or labelled is None else _shared_items(labelled, held),
     )
 
 
@@ -276,11 +299,11 @@ def _plain(name: str) -> str:
     return " ".join("".join(letter for letter in letters if not unicodedata.combining(letter)).casefold().split())
 
 
-def _examples(shared: SharedItems, seen_as: str) -> str:
+def _examples(shared: SharedItems, seen_as: str, found_as: str = "test row") -> str:
     """Return the first pairs in words, or nothing."""
     if not shared.count:
         return ""
-    return f" ({_first([f'{seen_as} {seen} = test row {test}' for seen, test in shared.examples], shared.count)})"
+    return f" ({_first([f'{seen_as} {seen} = {found_as} {test}' for seen, test in shared.examples], shared.count)})"
 
 
 def _first(words: Iterable[str], total: int | None = None) -> str:

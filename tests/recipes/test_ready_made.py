@@ -1,13 +1,16 @@
 """Runs that train nothing: a network that comes with its weights, evaluated through the real entry points."""
 
+import io
 import json
 
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import transfer
 from auxtasks.backbones import Backbone, convnet
+from auxtasks.data import load_source
 from auxtasks.errors import LeakError, RecipeError
 from recipes.config import load_recipe
 from recipes.run import run_recipe, transfer_run
@@ -85,3 +88,30 @@ def test_what_only_a_pretraining_needs_is_refused(tmp_path, saved, key, value, m
 
 def test_where_it_computes_may_be_said(tmp_path, saved):
     assert load_recipe(str(written(tmp_path, saved, training={"device": "cpu"}))).training.device == "cpu"
+
+
+def test_edited_copies_are_looked_for_when_asked_for(tmp_path, saved):
+    with pytest.raises(LeakError, match="nearly the same pictures in support and test"):
+        run_recipe(load_recipe(str(written(tmp_path, saved, **edited(tmp_path)))), tmp_path / "run")
+    told = edited(tmp_path)
+    told["transfer"] = {**told["transfer"], "on_leak": "report"}
+    run_recipe(load_recipe(str(written(tmp_path, saved, **told))), tmp_path / "told")
+    report = json.loads((tmp_path / "told" / "transfer" / "report.json").read_text())
+    found = next(note for note in report["notes"] if "nearly the same" in note)
+    assert "nearly the same pictures in support and test: 12 of 12" in found
+
+
+def edited(folder):
+    """Return a target whose test photos are those of the support, recompressed."""
+    photos = load_source(FACES["path"], columns={"image": "image", "label": "label"}, options=FACES["options"])
+    names = photos.features["label"].names
+    for part in ("labels", "test"):
+        for row, photo in enumerate(photos):
+            place = folder / part / names[photo["label"]]
+            place.mkdir(parents=True, exist_ok=True)
+            quality = {"labels": 95, "test": 80}[part]
+            Image.open(io.BytesIO(photo["image"]["bytes"])).save(place / f"{row}.jpg", quality=quality)
+    return {
+        "transfer": {**SMALL["transfer"], "near_duplicates": True},
+        "targets": {"people": {"path": str(folder / "labels"), "test": {"path": str(folder / "test")}}},
+    }

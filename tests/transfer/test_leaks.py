@@ -82,3 +82,17 @@ def test_the_error_says_what_to_do_for_each_kind():
 def test_normalised_pictures_are_refused():
     with pytest.raises(TransferError, match="picture 0 is float64: decoded pixels are uint8"):
         find_leaks(pictures(2, 0), pictures(2, 1) / 255)
+
+
+def test_a_validation_set_is_compared_with_the_test_and_with_the_labels():
+    seen, test, support, held = pictures(20, 0), pictures(10, 1), pictures(5, 2), pictures(6, 3)
+    held[2] = support[4]
+    told = find_leaks(seen, test, support=support, validation=held)
+    assert not told  # choices are worse for it, the test is not
+    assert "pictures in support and validation: 1 (support row 4 = validation row 2)" in told.describe()
+    assert "pictures in validation and test: 0" in told.describe()
+    test[9] = held[0]
+    leaks = find_leaks(seen, test, support=support, validation=held)
+    assert leaks.validation.examples == ((0, 9),)
+    with pytest.raises(LeakError, match="and from the validation set"):
+        leaks.raise_if_any()
