@@ -335,13 +335,18 @@ def make_few_shot(recipe: schema.Recipe, backbone: Backbone, target: schema.Targ
 
 
 def _tuning(tuning: schema.Tuning) -> Tuning:
+    """Translate how a network is trained on labels; the first learning rate is the default."""
     return Tuning(
-        stages=tuple(Stage(stage.steps, stage.top_layers) for stage in tuning.stages),
+        stages=tuple(
+            Stage(stage.steps, stage.top_layers, None if stage.layers is None else tuple(stage.layers), stage.rate)
+            for stage in tuning.stages
+        ),
         learning_rate=tuning.learning_rates[0],
         depth_decay=tuning.depth_decay,
         batch_size=tuning.batch_size,
         weight_decay=tuning.weight_decay,
         most_epochs=tuning.most_epochs,
+        rates=dict(tuning.rates),
     )
 
 

@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from auxtasks.errors import AuxtasksError, RecipeError
+from recipes.reuse_commands import Overrides, RunPath
+from recipes.reuse_commands import app as reuse_app
 
 __all__ = ["app", "main"]
 
@@ -20,11 +22,11 @@ app = typer.Typer(
     help="Pretrain on labels that cost nothing, reuse the lower layers where labels are few, measure what it brings.",
 )
 
+app.add_typer(reuse_app)
+
 RecipeName = Annotated[str, typer.Argument(help="Name of a recipe (see `auxtasks list`) or path of a YAML file.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key.sub=value, such as training.steps=100.")]
 Out = Annotated[Path | None, typer.Option(help="Run folder; runs/NAME by default.")]
 Processes = Annotated[int, typer.Option(min=1, help="Pretrain in so many processes of this machine.")]
-RunPath = Annotated[Path, typer.Argument(help="A run folder.")]
 
 
 @app.command("list")

@@ -13,13 +13,13 @@ from auxtasks.backbones import Backbone
 from auxtasks.data.images import ImageTable, decode_images
 from auxtasks.errors import DataError, InputMismatchError
 from auxtasks.features.batches import picture_batch
-from auxtasks.features.cache import FeatureCache
 from auxtasks.layerwise import LayerwiseResult, pretrain_layerwise
 from auxtasks.seeding import generator
 from auxtasks.tasks import DeepAutoencoder
 from auxtasks.training.settings import TrainingResult
 from recipes import build
 from recipes.build import load_columns
+from recipes.cache import feature_cache
 from recipes.folder import RunFolder, cache_folder
 from recipes.pictures import picture_leaks
 from recipes.schema import Layerwise, Recipe, Target
@@ -122,7 +122,7 @@ class LayerwisePretraining:
             loop=build.make_loop(recipe),
             unrolled_steps=task.unrolled_steps,
             folder=place,
-            cache=FeatureCache(cache_folder() / "features"),
+            cache=feature_cache(),
             described_as=self.described,
         )
         return self.result.as_one()

@@ -39,7 +39,7 @@ def near_leaks(recipe: Recipe, name: str, seen: Mapping[str, object], test: obje
         return [f"{name}: nearly the same vectors: not looked for, since only pictures and texts are edited"]
     notes = []
     for part, items in seen.items():
-        found = find_near_duplicates(items, test, folder=cache_folder() / "near duplicates")  # type: ignore[arg-type]
+        found = find_near_duplicates(items, test, folder=cache_folder() / "near_duplicates")  # type: ignore[arg-type]
         if recipe.transfer.on_leak == "raise":
             found.raise_if_any(part)
         notes.append(f"{name}: {found.describe(part)}")

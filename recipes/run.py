@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import resource
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch.distributed as dist
 from accelerate import PartialState
 
 from auxtasks.backbones import Backbone
 from auxtasks.checkpoint import atomic_folder
 from auxtasks.data.tokenizers import load_tokenizer, train_tokenizer
-from auxtasks.errors import TrainingError, TransferError
+from auxtasks.errors import TransferError
 from auxtasks.features.batches import Table, item_noun
-from auxtasks.features.cache import FeatureCache, feature_bytes
+from auxtasks.features.cache import feature_bytes
 from auxtasks.features.extract import feature_widths
 from auxtasks.tasks import CorruptedSentences, FacePairs, ShuffledSentences
 from auxtasks.training.processes import join_processes
 from recipes import build
-from recipes.config import load_recipe
+from recipes.cache import feature_cache
 from recipes.faces import FacePretraining
-from recipes.folder import RunFolder, cache_folder, saved_backbone
+from recipes.folder import RunFolder, saved_backbone
+from recipes.launch import launch, leave_group
 from recipes.layerwise import LayerwisePretraining
 from recipes.ranking import RankingPretraining, pair_texts
 from recipes.ready_made import ReadyMadePretraining
+from recipes.reused_run import reused_backbone, reused_recipe
 from recipes.schema import Layerwise, ReadyMade, Recipe, Target
 from recipes.sentences import SentencePretraining, corpus_texts
 from recipes.target_data import Pretraining
@@ -102,18 +102,10 @@ def run_recipe(recipe: Recipe, place: Path, processes: int = 1) -> Report | None
 
 
 def _launch_pretraining(folder: RunFolder, processes: int) -> None:
-    """Pretrain in N processes of this machine, started by torch's launcher."""
-    if folder.finished_pretraining():
-        return
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
-        "-m", "recipes", "pretrain", str(folder.place / "recipe.yaml"), "--out", str(folder.place),
-    ]  # fmt: skip
-    code = subprocess.run(command).returncode
-    if code:
-        raise TrainingError(
-            f"pretraining in {processes} processes ended with exit code {code}; its messages are above."
-        )
+    """Pretrain in N processes of this machine."""
+    if not folder.finished_pretraining():
+        written = folder.place / "recipe.yaml"
+        launch(["pretrain", str(written), "--out", str(folder.place)], processes, "pretraining")
 
 
 def pretrain_recipe(recipe: Recipe, place: Path) -> None:
@@ -128,7 +120,7 @@ def pretrain_recipe(recipe: Recipe, place: Path) -> None:
         folder.claim(recipe)
     state.wait_for_everyone()
     if folder.finished_pretraining():
-        _leave()
+        leave_group()
         return
     with state.main_process_first():  # the first process reads and decodes, the others find the result
         backbone = build.make_backbone(recipe, _tokenizer(recipe, folder))
@@ -155,7 +147,7 @@ def pretrain_recipe(recipe: Recipe, place: Path) -> None:
         if "data_wait_share" in result.metrics:  # not of layers: their data is in memory
             cost["data_wait_share"] = round(result.metrics["data_wait_share"], 4)
         folder.finish_pretraining({"metrics": metrics, "cost": cost, "notes": data.notes})
-    _leave()
+    leave_group()
 
 
 def _refuse_unfit_reuse(recipe: Recipe, backbone: Backbone) -> None:
@@ -178,14 +170,6 @@ def _refuse_leaks(recipe: Recipe, backbone: Backbone, data: Pretraining) -> None
             data.leaks(name, target, loaded.with_set_aside(target.validation_items, recipe.seed, name))
 
 
-def _leave() -> None:
-    """Take leave of the group, if there is one."""
-    if dist.is_initialized():
-        # Without a barrier before it, tearing down gloo aborted 3 of 17 launches.
-        dist.barrier()
-        dist.destroy_process_group()
-
-
 def transfer_run(run: Path, overrides: Sequence[str], out: Path | None) -> Path:
     """Evaluate a run's backbone by its own recipe with overrides; return the folder of the report.
 
@@ -194,36 +178,13 @@ def transfer_run(run: Path, overrides: Sequence[str], out: Path | None) -> Path:
         TransferError: overrides without a folder of their own, which would leave a report that its recipe denies, or of
             what the backbone was made with.
     """
-    written = RunFolder(run).recipe()
-    recipe = load_recipe(str(run / "recipe.yaml"), overrides)
+    recipe = reused_recipe(run, overrides)
     if out is None and overrides:
         raise TransferError(f"with overrides the result needs a folder of its own: add --out, such as --out {run}-2.")
-    _refuse_another_pretraining(written, recipe, run)
     place = out or run
     RunFolder(place).claim(recipe)
     transfer_recipe(recipe, place, pretrained=run)
     return place
-
-
-def _refuse_another_pretraining(written: Recipe, asked: Recipe, run: Path) -> None:
-    """Refuse what describes a pretraining that never was: other people would pass for held out, and leaks unseen."""
-    moved = asked.data.model_copy(update={"path": written.data.path})  # the same data may be elsewhere by now
-    pairs = {
-        "seed": (written.seed, asked.seed),
-        "data": (written.data, moved),
-        "backbone": (written.backbone, asked.backbone),
-        "tokenizer": (written.tokenizer, asked.tokenizer),
-        "training": (written.training.model_copy(update={"device": asked.training.device}), asked.training),
-        "verification": (written.verification, asked.verification),
-        "minimal_pairs": (written.minimal_pairs, asked.minimal_pairs),
-        "task": (written.task, asked.task),
-    }
-    changed = [key for key, (there, here) in pairs.items() if there != here]
-    if changed:
-        raise TransferError(
-            f"{', '.join(changed)}: the backbone in {run} was made with other values, see its recipe.yaml. Only "
-            "transfer, targets, name and data.path can be overridden; for the rest pretrain anew, with auxtasks run."
-        )
 
 
 def transfer_recipe(recipe: Recipe, place: Path, *, pretrained: Path | None = None) -> Report:
@@ -245,11 +206,9 @@ def transfer_recipe(recipe: Recipe, place: Path, *, pretrained: Path | None = No
     if not recipe.targets:
         raise TransferError("the recipe names no target. Add one with targets.NAME.path=PATH.")
     origin = RunFolder(pretrained or place)
-    backbone = Backbone.from_pretrained(origin.backbone())
-    data = read_pretraining(recipe, backbone)
-    if recipe.transfer.length is not None:
-        backbone = backbone.with_length(recipe.transfer.length)
-    cache = FeatureCache(cache_folder() / "features")
+    data = read_pretraining(recipe, Backbone.from_pretrained(origin.backbone()))
+    backbone = reused_backbone(recipe, origin.place)
+    cache = feature_cache()
     beside = {name: _backbone_beside(Path(path), recipe) for name, path in recipe.transfer.beside.items()}
     outcomes: dict[str, Outcome] = {}
     notes: list[str] = []

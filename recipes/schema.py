@@ -77,7 +77,7 @@ def _problems(recipe: Recipe) -> list[str]:
 
 def _reads_texts(recipe: Recipe) -> bool:
     """Whether the backbone takes texts."""
-    ranking = isinstance(recipe.task, MaxMarginRanking) and recipe.backbone.name == "transformers"
+    ranking = isinstance(recipe.task, MaxMarginRanking) and recipe.backbone.family == "transformers"
     return isinstance(recipe.task, ShuffledSentences) or ranking
 
 
@@ -168,11 +168,12 @@ def _unfit_for_ranking(recipe: Recipe, task: MaxMarginRanking) -> Iterator[str]:
 
 def _unfit_for_texts(recipe: Recipe) -> Iterator[str]:
     data = recipe.data
-    if recipe.tokenizer is None and "name" not in recipe.backbone.arguments and recipe.backbone.pretrained is None:
+    has_its_own = "name" in recipe.backbone.arguments or recipe.backbone.name.startswith("hf/")
+    if recipe.tokenizer is None and not has_its_own and recipe.backbone.pretrained is None:
         yield "tokenizer: required for a network from a config, such as {kind: wordpiece, size: 8192}"
     if recipe.transfer.mirror:
         yield "transfer.mirror: texts have no mirror image; leave it out"
-    if recipe.backbone.name != "transformers":
+    if recipe.backbone.family != "transformers":
         yield f"backbone.name: {recipe.task.name} needs a backbone of transformers, found {recipe.backbone.name}"
     if not data.streaming:
         return

@@ -26,6 +26,12 @@ class Backbone(Strict):
         default=None, description="begin with the network of this run, or of this saved backbone; instead of arguments"
     )
 
+    @property
+    def family(self) -> str:
+        """The family that the name stands for: ``hf/NAME`` is one of transformers, ``timm/NAME`` one of timm."""
+        zoo = self.name.partition("/")[0]
+        return "transformers" if zoo == "hf" else zoo
+
 
 class Tokenizer(Strict):
     """An existing one by name, or one trained on the corpus."""

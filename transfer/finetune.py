@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from auxtasks import checkpoint
 from auxtasks.backbones.base import Backbone
 from auxtasks.backbones.pooling import Pool
 from auxtasks.backbones.text import TokenBatch, pad_tokens
-from auxtasks.data.augment import Augment, stack_pictures
+from auxtasks.data.augment import Augment
 from auxtasks.data.feature_table import FeatureTable
 from auxtasks.data.images import ImageTable
 from auxtasks.data.loaders import BatchSource, Feed
@@ -32,168 +30,29 @@ from auxtasks.data.rankings import ItemTable
 from auxtasks.data.row_feed import RowFeed
 from auxtasks.data.texts import TextTable
 from auxtasks.errors import TransferError
-from auxtasks.features.batches import Inputs, PairBatch, Table, check_table, item_noun, model_input, picture_batch
-from auxtasks.features.extract import feature_widths, pooled_layers
-from auxtasks.seeding import torch_seed
+from auxtasks.features.batches import Inputs, PairBatch, Table, check_table, item_noun, picture_batch
+from auxtasks.features.cache import FeatureCache
+from auxtasks.features.extract import extract
 from auxtasks.training.engine import train
-from auxtasks.training.objective import Objective, StepOutput
+from auxtasks.training.objective import Objective
 from auxtasks.training.optim import OptimizerSettings
 from auxtasks.training.settings import LoopSettings, Phase
+from transfer.classifier import Classifier, LabelledBatch, LabelledItem, collate_labelled
+from transfer.freezing import Stage, Tuning, highest_still, trained_layers
+from transfer.kept_feed import KeptFeed
 from transfer.linear_heads import FittedLinear
+from transfer.origins import mark_trained
 
-__all__ = ["Classifier", "Stage", "Tuned", "Tuning", "fine_tune"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """A stretch of fine-tuning.
-
-    Attributes:
-        steps: optimizer steps.
-        top_layers: how many layers below the head train; 0 trains the head alone, None all that the head reads.
-    """
-
-    steps: int
-    top_layers: int | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Tuning:
-    """How to fine-tune.
-
-    Attributes:
-        stages: in order.
-        learning_rate: of the head and the highest layer.
-        depth_decay: each layer further down has this share of the rate above it (Howard and Ruder, "Universal language
-            model fine-tuning for text classification", ACL 2018, unfreeze and scale by depth in the same way).
-        batch_size: items a step; with fewer labels a step sees each several times, pictures augmented anew.
-        weight_decay: see `OptimizerSettings`.
-        most_epochs: a support of few labels ends training after so many passes over it; None trains all steps.
-
-    Example:
-        >>> tuning = Tuning(stages=(Stage(100, top_layers=1), Stage(300)), batch_size=10, most_epochs=20)
-        >>> [stage.steps for stage in tuning.on(items=50).stages], [stage.steps for stage in tuning.on(500).stages]
-        ([25, 75], [100, 300])
-    """
-
-    stages: tuple[Stage, ...] = (Stage(60, top_layers=1), Stage(60))
-    learning_rate: float = 5e-4
-    depth_decay: float = 0.7
-    batch_size: int = 64
-    weight_decay: float = 0.05
-    most_epochs: int | None = None
-
-    @property
-    def steps(self) -> int:
-        """Steps of all stages, for a support of any size."""
-        return sum(stage.steps for stage in self.stages)
-
-    def on(self, items: int) -> Tuning:
-        """Return the settings for a support of so many items, with `most_epochs` counted in steps.
-
-        All stages are shortened in proportion, and each keeps a step.
-        """
-        if self.most_epochs is None:
-            return self
-        most = max(len(self.stages), math.ceil(self.most_epochs * items / self.batch_size))
-        if most >= self.steps:
-            return dataclasses.replace(self, most_epochs=None)
-        stages: list[Stage] = []
-        before, done = 0, 0  # steps up to the end of a stage, in full and as shortened
-        for place, stage in enumerate(self.stages, start=1):
-            before += stage.steps
-            kept_free = len(self.stages) - place  # one step for each later stage
-            steps = min(max(1, round(before * most / self.steps) - done), most - done - kept_free)
-            done += steps
-            stages.append(dataclasses.replace(stage, steps=steps))
-        return dataclasses.replace(self, stages=tuple(stages), most_epochs=None)
-
-
-class LabelledBatch(NamedTuple):
-    """Pictures (B, C, H, W) as uint8, padded tokens, vectors (B, D) or pairs of these, and their classes (B,)."""
-
-    inputs: Inputs
-    labels: Tensor
-
-
-class LabelledItem(NamedTuple):
-    """One picture (H, W, C) as uint8, and its class."""
-
-    input: NDArray[np.uint8]
-    label: int
-
-
-class Classifier(Objective):
-    """A backbone up to a layer, and a linear layer on top; the loss is cross-entropy.
-
-    Args:
-        backbone: trained in place; layers above `layer` are not used and stay frozen.
-        layer, pool: what the linear layer reads.
-        n_classes: C.
-        start: weight (C, D) and bias (C,) to begin with, such as those of a head fitted on frozen features; random if
-            None.
-        bias: False leaves the bias out, also of `start`. For pairs: scores of a difference and of its negative are then
-            each other's negatives, so that both orders of a pair have the same loss, and opposite answers.
-        seed: of the random linear layer.
-    """
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        layer: str,
-        pool: Pool,
-        n_classes: int,
-        *,
-        start: tuple[Tensor, Tensor] | None = None,
-        bias: bool = True,
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.layer = layer
-        self.pool: Pool = pool
-        width = feature_widths(backbone, {layer: pool})[layer]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(torch_seed(seed, "classifier"))
-            self.linear = nn.Linear(width, n_classes, bias=bias)
-        if start is not None:
-            self.linear.load_state_dict({"weight": start[0], "bias": start[1]} if bias else {"weight": start[0]})
-
-    def forward(self, batch: LabelledBatch) -> StepOutput:
-        """Compute the cross-entropy of a micro-batch."""
-        x = model_input(self.backbone, batch.inputs)
-        logits = self.linear(pooled_layers(self.backbone, x, {self.layer: self.pool})[self.layer])
-        loss = F.cross_entropy(logits.float(), batch.labels, reduction="sum")
-        right = (logits.argmax(dim=1) == batch.labels).float().mean()
-        return StepOutput(loss, loss.new_tensor(float(len(batch.labels))), {"accuracy": right.detach()})
-
-    def train_top(self, count: int | None) -> None:
-        """Let the head and the `count` highest layers that it reads learn; None lets all of them."""
-        read = self.backbone.layer_names[: self.backbone.position(self.layer) + 1]
-        lowest = 0 if count is None else max(0, len(read) - count)
-        self.backbone.freeze(set(self.backbone.layer_names) - set(read[lowest:]))
-
-    def rate_scale(self, depth_decay: float) -> Mapping[str, float]:
-        """Return each parameter's share of the learning rate: 1 for head and highest layer, less further down."""
-        read = self.backbone.layer_names[: self.backbone.position(self.layer) + 1]
-        scales = {f"linear.{name}": 1.0 for name, _ in self.linear.named_parameters()}
-        for depth, name in enumerate(reversed(read)):
-            for parameter, _ in self.backbone.parameters_of(name):
-                scales[f"backbone.module.{parameter}"] = depth_decay**depth
-        return scales
-
-    def save(self, folder: Path, provenance: Mapping[str, Any]) -> None:
-        """Write ``backbone/`` and ``task/`` into a folder."""
-        self.backbone.provenance = dict(provenance)
-        self.backbone.save_pretrained(folder / "backbone")
-        with checkpoint.atomic_folder(folder / "task") as place:
-            checkpoint.write_tensors(place / "model.safetensors", self.linear.state_dict())
-
-    def restore(self, folder: Path) -> None:
-        """Read what `save` wrote."""
-        weights = checkpoint.read_tensors(folder / "backbone" / "model.safetensors")
-        checkpoint.load_strictly(self.backbone.module, weights, folder)
-        checkpoint.load_strictly(self.linear, checkpoint.read_tensors(folder / "task" / "model.safetensors"), folder)
+__all__ = [
+    "Classifier",
+    "LabelledBatch",
+    "LabelledItem",
+    "Stage",
+    "Tuned",
+    "Tuning",
+    "collate_labelled",
+    "fine_tune",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,11 +63,15 @@ class Tuned:
         backbone: a tuned copy.
         head: linear, on the layer's pooled output.
         training_accuracy: share of the last steps' items, as augmented, that were classified rightly.
+        validation_accuracy: of these weights; None without validation.
+        best_step: whose weights these are, where the best were asked for.
     """
 
     backbone: Backbone
     head: FittedLinear
     training_accuracy: float
+    validation_accuracy: float | None = None
+    best_step: int | None = None
 
 
 def fine_tune(
@@ -225,6 +88,9 @@ def fine_tune(
     seed: int = 0,
     loop: LoopSettings | None = None,
     folder: Path | None = None,
+    cache: FeatureCache | None = None,
+    views: int | None = None,
+    validation: Table | None = None,
 ) -> Tuned:
     """Fine-tune a copy of a backbone on labelled pictures, texts, vectors or pairs of such items.
 
@@ -240,10 +106,19 @@ def fine_tune(
         seed: of the order, the augmentation and a random head.
         loop: see `LoopSettings`; by default it is silent.
         folder: for checkpoints; None keeps none.
+        cache: trains each stage on what the part up to its lowest training layer gives, computed once; stages in which
+            everything trains compute everything. The batches and their order stay the same, and so does the result, but
+            for rounding; in half precision the part that is kept is computed in float32.
+        views: how many augmented views of each picture `cache` keeps; an item has another one in each epoch, in turn.
+        validation: labelled items whose accuracy is measured when `loop` says so, and at the end; with its `keep_best`
+            ``"accuracy"`` the result has the best weights.
 
     Raises:
-        TransferError: labels that do not fit the items or the classes, or others than pictures to augment.
+        TransferError: labels that do not fit the items or the classes, others than pictures to augment, or pictures
+            that are augmented anew in every step and yet kept: say how many `views`.
         InputMismatchError: items that do not fit the backbone.
+        LayerError: layers that do not exist or that the head does not read; with `cache`, a backbone that cannot be
+            cut.
     """
     tuning = (tuning or Tuning()).on(len(table))
     classes = np.asarray(labels, dtype=np.int64)
@@ -256,12 +131,14 @@ def fine_tune(
     check_table(backbone, table)
     bias = not isinstance(table, PairTable)
     model = Classifier(copy.deepcopy(backbone), layer, pool, n_classes, start=start, bias=bias, seed=seed)
-    feed = _feed(backbone, dataclasses.replace(table, labels=classes), tuning.batch_size, augment, seed)
-    scales = model.rate_scale(tuning.depth_decay)
-    phases = [
-        Phase(stage.steps, begin=_unfreezes(stage.top_layers), rate_scale=scales.__getitem__, name=f"stage {place + 1}")
-        for place, stage in enumerate(tuning.stages)
-    ]
+    labelled = dataclasses.replace(table, labels=classes)
+    plan = EpochPlan(len(table), tuning.batch_size, seed)
+    feed = _feed(backbone, labelled, plan, augment, seed)
+    kept = None
+    if cache is not None:
+        _check_views(augment, views)
+        kept = KeptFeed(model.backbone, layer, pool, layer, labelled, plan, cache, augment, views or 1, seed)
+    phases = _phases(model, tuning, kept)
     result = train(
         model,
         feed,
@@ -272,18 +149,86 @@ def fine_tune(
         ),
         loop=loop or LoopSettings(log_every=max(1, tuning.steps // 5), show_progress=False),
         folder=folder,
+        provenance=backbone.provenance,
+        identity=_identity(model, tuning, classes, views if cache is not None and augment else None),
+        validate=None if validation is None else _measure(model, validation),
     )
     model.backbone.freeze([])
     model.eval()
+    model.backbone.provenance = copy.deepcopy(backbone.provenance)  # a checkpoint has written its own there
+    mark_trained(model.backbone, {name for stage in tuning.stages for name in trained_layers(backbone, layer, stage)})
+    found = result.metrics
+    return Tuned(model.backbone, _head(model), found["accuracy"], found.get("validation/accuracy"), result.best_step)
+
+
+def _head(model: Classifier) -> FittedLinear:
+    """Return the linear layer as a head."""
     weight = model.linear.weight.detach().double().cpu().numpy()
-    intercepts = model.linear.bias.detach().double().cpu().numpy() if bias else np.zeros(n_classes)
-    head = FittedLinear(weight, intercepts, unit_rows=False)
-    return Tuned(model.backbone, head, result.metrics["accuracy"])
+    has_bias = model.linear.bias is not None
+    intercepts = model.linear.bias.detach().double().cpu().numpy() if has_bias else np.zeros(len(weight))
+    return FittedLinear(weight, intercepts, unit_rows=False)
 
 
-def _feed(backbone: Backbone, table: Table, batch_size: int, augment: Augment | None, seed: int) -> BatchSource:
+def _phases(model: Classifier, tuning: Tuning, kept: KeptFeed | None) -> list[Phase]:
+    """Return what the loop trains when; with `kept`, each stage that leaves a lower part as it is reads from that."""
+    shares = model.rate_scale(tuning.depth_decay, tuning.rates)
+    phases = []
+    for place, stage in enumerate(tuning.stages, start=1):
+        trained = trained_layers(model.backbone, model.layer, stage)
+        still = highest_still(model.backbone, model.layer, trained)
+        if kept is not None and still not in (None, model.layer):
+            model.backbone.lower(still)  # refuses a backbone that cannot be cut before anything is trained
+        phases.append(
+            Phase(
+                stage.steps,
+                begin=_unfreezes(trained),
+                rate_scale=_rates(shares, stage.rate),
+                name=f"stage {place}",
+                feed=None if kept is None or still is None else dataclasses.replace(kept, cut=still),
+            )
+        )
+    return phases
+
+
+def _check_views(augment: Augment | None, views: int | None) -> None:
+    """Refuse to keep what would be another picture in every step, and views of what is not augmented."""
+    if augment is not None and views is None:
+        raise TransferError(
+            "pictures that are augmented anew in every step cannot be kept: say how many views of each to keep "
+            "(views=4), or leave augment or cache out."
+        )
+    if augment is None and views not in (None, 1):
+        raise TransferError(f"views={views} are of augmented pictures, and nothing is augmented: leave views out.")
+    if views is not None and views < 1:
+        raise TransferError(f"views is how many augmented views of each picture are kept, at least 1, found {views}.")
+
+
+def _identity(model: Classifier, tuning: Tuning, classes: NDArray[np.int64], views: int | None) -> dict[str, Any]:
+    """Return what must be the same for a stopped run to go on, beyond what the loop knows itself."""
+    stages = [trained_layers(model.backbone, model.layer, stage) for stage in tuning.stages]
+    return {
+        "layer": model.layer,
+        "pool": model.pool,
+        "labels": hashlib.sha256(classes.tobytes()).hexdigest()[:16],
+        "stages": [[*names, stage.rate] for names, stage in zip(stages, tuning.stages, strict=True)],
+        "depth_decay": tuning.depth_decay,
+        "rates": dict(tuning.rates),
+        **({} if views is None else {"views": views}),
+    }
+
+
+def _measure(model: Classifier, validation: Table) -> Callable[[], Mapping[str, float]]:
+    """Return what measures the accuracy on held-out items."""
+
+    def measure() -> Mapping[str, float]:
+        features = extract(model.backbone, validation, {model.layer: model.pool})[model.layer]
+        return {"accuracy": float(np.mean(_head(model).predict(features) == validation.labels))}
+
+    return measure
+
+
+def _feed(backbone: Backbone, table: Table, plan: EpochPlan, augment: Augment | None, seed: int) -> BatchSource:
     """Return where batches come from: whole rows, or item by item where each picture is augmented for itself."""
-    plan = EpochPlan(len(table), batch_size, seed)
     if augment is None:
         return RowFeed(_reader(backbone, table), plan)
     if not isinstance(table, ImageTable):
@@ -333,15 +278,13 @@ class _Augmented:
         return LabelledItem(self._augment(record["image"], rng), int(record["label"]))
 
 
-def collate_labelled(items: Sequence[LabelledItem]) -> LabelledBatch:
-    """Stack pictures into (B, C, H, W)."""
-    labels = torch.tensor([item.label for item in items])
-    return LabelledBatch(stack_pictures([item.input for item in items]), labels)
-
-
-def _unfreezes(top_layers: int | None) -> Any:
+def _unfreezes(layers: Sequence[str]) -> Callable[[Objective], None]:
     def begin(objective: Objective) -> None:
         assert isinstance(objective, Classifier)  # `fine_tune` made it
-        objective.train_top(top_layers)
+        objective.train_layers(layers)
 
     return begin
+
+
+def _rates(shares: Mapping[str, float], stage: float) -> Callable[[str], float]:
+    return lambda name: shares[name] * stage

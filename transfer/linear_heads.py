@@ -34,7 +34,7 @@ Scaling = Literal["standardize", "rms", "l2", "none"]
 
 # A feature that hardly moves in the support gets at most this many times the weight of a typical one: the spread
 # of a nearly dead unit over a few items is noise, and dividing by it would let that unit decide on new items.
-_GREATEST_MAGNIFICATION = 1000.0
+GREATEST_MAGNIFICATION = 1000.0
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class _Scaled:
         if typical > 0 and scaling == "rms":
             divisor = divisor * typical
         if typical > 0 and scaling == "standardize":
-            divisor = np.maximum(centred.std(axis=0), typical / _GREATEST_MAGNIFICATION)
+            divisor = np.maximum(centred.std(axis=0), typical / GREATEST_MAGNIFICATION)
         return cls(centred / divisor, shift, divisor, scaling == "l2")
 
     def fold(self, weight: FloatArray, bias: FloatArray) -> FittedLinear:

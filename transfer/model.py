@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -49,6 +50,7 @@ class TargetModel:
             None for texts, which the backbone's own tokenizer prepares, and for vectors.
         fit: how pictures of other shapes are fitted, see `decode_images`.
         facts: how it came about, as JSON values: labels it was fitted on, what its report says.
+        head_trained: whether the head was fitted; `replace_head` makes one that is not, and `load` then warns.
 
     Example:
         >>> from auxtasks.backbones import convnet
@@ -75,6 +77,7 @@ class TargetModel:
     fit: Fit = "stretch"
     discriminants: Discriminants | None = None
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    head_trained: bool = True
 
     def predict_proba(self, items: Sequence[PredictedItem] | NDArray[Any]) -> NDArray[np.float64]:
         """Return one probability a class, (N, C).
@@ -114,6 +117,7 @@ class TargetModel:
             "pool": self.pool,
             "mirror": self.mirror,
             "head": head,
+            "head_trained": self.head_trained,
             "class_names": list(self.class_names),
             "decoded_size": list(self.decoded_size) if self.decoded_size else None,
             "fit": self.fit,
@@ -218,6 +222,8 @@ def find_models(path: str | Path) -> dict[str, Path]:
 def load(path: str | Path, target: str | None = None) -> TargetModel:
     """Load a target model from a run folder or from the model's own folder.
 
+    A model whose head was never trained is loaded with a `UserWarning`: what it predicts is random.
+
     Args:
         path: a run folder, or ``RUN/transfer/model/NAME``.
         target: which, where a run has several.
@@ -245,9 +251,16 @@ def load(path: str | Path, target: str | None = None) -> TargetModel:
         )
     backbone = Backbone.from_pretrained(place / "backbone")
     try:
-        return _from_settings(place, settings, backbone)
+        model = _from_settings(place, settings, backbone)
     except KeyError as error:
         raise CheckpointError(f"{place / 'target.json'} is damaged: it has no {error}.") from error
+    if not model.head_trained:
+        warnings.warn(
+            f"{place}: the head of this model, for {len(model.class_names)} classes, was never trained: what it "
+            "predicts is random. Fit it on labelled items and save it again, with transfer.fit_head(model, table).",
+            stacklevel=2,
+        )
+    return model
 
 
 def _from_settings(place: Path, settings: Mapping[str, Any], backbone: Backbone) -> TargetModel:
@@ -263,6 +276,7 @@ def _from_settings(place: Path, settings: Mapping[str, Any], backbone: Backbone)
         fit=settings["fit"],
         discriminants=_read_discriminants(place) if settings["discriminants"] else None,
         facts=settings["facts"],
+        head_trained=settings.get("head_trained", True),  # folders from before heads could be untrained lack it
     )
 
 
@@ -273,6 +287,10 @@ def _read_discriminants(place: Path) -> Discriminants:
 
 def _model_card(model: TargetModel) -> str:
     facts = "\n".join(f"- {name}: {value}" for name, value in model.facts.items())
+    if not model.head_trained:
+        facts = f"**Its head is random: it was never trained.**\n\n{facts}"
+    if model.backbone.provenance.get("random"):
+        facts += f"\n- layers that are random: {', '.join(model.backbone.provenance['random'])}"
     examples = {"text": '["a text"]', "image": '["photo.jpg"]', "features": "vectors"}
     example = examples[model.backbone.input.kind]
     return (

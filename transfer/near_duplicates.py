@@ -140,7 +140,7 @@ def _kept_pictures(pixels: Pixels, folder: Path | None) -> PictureSignatures:
             "thumbnails": torch.from_numpy(found.thumbnails),
         }
 
-    kept = _kept(digest.hexdigest(), compute, folder)
+    kept = _kept(digest.hexdigest()[:32], compute, folder)
     return PictureSignatures(kept["hashes"].numpy().view(np.uint64), kept["thumbnails"].numpy())
 
 
@@ -153,7 +153,7 @@ def _kept_texts(texts: Sequence[str], folder: Path | None) -> npt.NDArray[np.uin
     def compute() -> dict[str, Tensor]:
         return {"minhash": torch.from_numpy(text_signatures(texts).view(np.int32))}
 
-    return _kept(digest.hexdigest(), compute, folder)["minhash"].numpy().view(np.uint32)
+    return _kept(digest.hexdigest()[:32], compute, folder)["minhash"].numpy().view(np.uint32)
 
 
 def _kept(key: str, compute: Callable[[], Mapping[str, Tensor]], folder: Path | None) -> Mapping[str, Tensor]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from transfer.report_numbers import Units, metric_title
 from transfer.report_schema import Report, TargetReport
 from transfer.report_tables import Rows, arm_rows, depth_rows, paired_rows
-from transfer.verdicts import backbone_remark, spell_labels, verdicts
+from transfer.verdicts import backbone_remark, crossing_sentence, spell_labels, verdicts
 
 __all__ = ["render_markdown"]
 
@@ -32,6 +32,9 @@ def _verdict_section(report: Report) -> list[str]:
     for name in report.targets:
         lines = [f"- **{verdict.headline}** {verdict.detail}" for verdict in found if verdict.target == name]
         blocks += [f"### {name}", "\n".join(lines) or "No arm that reuses the backbone was run."]
+        if crossing := crossing_sentence(report.targets[name]):
+            claim, _, rest = crossing.partition(" (95 % ")  # what is claimed in bold, as of the verdicts
+            blocks.append(f"- **{claim}** (95 % {rest}" if rest else f"- {crossing}")
     blocks.append(
         "In brackets: 95 % intervals. The difference to a baseline is taken on the same labels and the same test "
         "items. Each interval stands for itself: of twenty comparisons without any effect, about one excludes zero."
@@ -55,6 +58,13 @@ def _target_section(name: str, target: TargetReport) -> list[str]:
             "First arm minus second, draw by draw and unit by unit; in bold where the interval excludes zero.",
             _shots_table("arms", shots, paired_rows(target)),
         ]
+    if failed := _failed_rows(target):
+        blocks += [
+            "### Failed runs",
+            f"Share of the label draws that are not above chance ({units.value(target.chance or 0.0)}); the other arms "
+            "have none.",
+            _markdown_table(["arm", *(str(shot) for shot in shots)], failed),
+        ]
     if target.depth:
         blocks += [
             f"### Depth: {metric_title(target.metric)}{units.in_brackets} by layer, from the input up",
@@ -62,6 +72,15 @@ def _target_section(name: str, target: TargetReport) -> list[str]:
             _shots_table("layer", shots, depth_rows(target)),
         ]
     return [*blocks, "### Protocol", _protocol_list(target)]
+
+
+def _failed_rows(target: TargetReport) -> list[list[str]]:
+    """Return one row for each arm of which some runs failed."""
+    return [
+        [arm, *(f"{by_shot[shot] * 100:.0f} %" if shot in by_shot else "" for shot in target.protocol.shots)]
+        for arm, by_shot in target.failed_runs.items()
+        if any(by_shot.values())
+    ]
 
 
 def _protocol_list(target: TargetReport) -> str:

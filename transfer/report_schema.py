@@ -6,14 +6,27 @@ as measured: an accuracy is a fraction, never per cent.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    JsonValue,
+    ValidationError,
+    computed_field,
+    model_validator,
+)
+
+from transfer.crossing import Crossing, chance_level, crossing_point, failed_share
 
 __all__ = [
     "SCHEMA_VERSION",
     "ChosenEntry",
     "Cost",
+    "CrossingEntry",
     "DepthEntry",
     "EstimateEntry",
     "Protocol",
@@ -23,6 +36,8 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 1
+
+_CROSSING_ARMS = ("frozen", "finetuned")  # better with few labels, better with many
 
 Shot = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -66,6 +81,29 @@ class ChosenEntry(_Open):
     layer: str | None = None
 
 
+class CrossingEntry(_Checked):
+    """From how many labels a class on one arm stays better than another; see `transfer.crossing.Crossing`.
+
+    Attributes:
+        low: the arm for few labels.
+        high: the arm for many.
+        at: 0 where `high` is better at every number that was measured, null where it is not at the largest.
+        ci95: over label draws, its ends as `at`; null for a single draw.
+    """
+
+    low: str
+    high: str
+    at: FiniteFloat | None
+    ci95: tuple[FiniteFloat | None, FiniteFloat | None] | None
+
+    @classmethod
+    def of(cls, found: Crossing) -> CrossingEntry:
+        """Return a crossing as JSON can hold it: null for infinity."""
+        low, high = found.ci95 or (0.0, math.inf)
+        ci95 = None if found.ci95 is None else (_finite(low), _finite(high))
+        return cls(low=found.low, high=found.high, at=_finite(found.at), ci95=ci95)
+
+
 class Protocol(_Open):
     """How the numbers came about.
 
@@ -89,7 +127,11 @@ class Protocol(_Open):
 
 
 class TargetReport(_Checked):
-    """One target's results; see `transfer.report.TargetResults` for how they are made."""
+    """One target's results; see `transfer.report.TargetResults` for how they are made.
+
+    Failed runs and the crossing are derived from the draws' scores whenever they are asked for, and written with the
+    rest: what a file says of them is not read back, and so cannot deny the scores.
+    """
 
     metric: str
     higher_is_better: bool
@@ -109,6 +151,44 @@ class TargetReport(_Checked):
         if unknown:
             raise ValueError(f"chosen names the arms {unknown}, there are {list(self.arms)}")
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_derived(cls, found: object) -> object:
+        if isinstance(found, dict):
+            return {key: value for key, value in found.items() if key not in ("failed_runs", "crossing")}
+        return found
+
+    @property
+    def chance(self) -> float | None:
+        """What guessing gets, or None where that is not known."""
+        return chance_level(self.metric, self.protocol.classes)
+
+    @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated properties
+    @property
+    def failed_runs(self) -> dict[str, dict[Shot, float]]:
+        """Arm to shots to the share of draws that are not above chance; empty where chance is not known."""
+        chance = self.chance
+        if chance is None:
+            return {}
+        return {
+            arm: {
+                shot: failed_share(entry.values, chance, higher_is_better=self.higher_is_better)
+                for shot, entry in by_shot.items()
+            }
+            for arm, by_shot in self.arms.items()
+        }
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def crossing(self) -> CrossingEntry | None:
+        """From where on fine-tuning beats the frozen network; None unless both have the same draws at two numbers."""
+        low, high = ({shot: entry.values for shot, entry in self.arms.get(arm, {}).items()} for arm in _CROSSING_ARMS)
+        shared = low.keys() & high.keys()
+        if len(shared) < 2 or len({len(arm[shot]) for arm in (low, high) for shot in shared}) > 1:
+            return None
+        found = crossing_point(low, high, names=_CROSSING_ARMS, higher_is_better=self.higher_is_better)
+        return CrossingEntry.of(found)
 
 
 class Cost(_Open):
@@ -165,6 +245,10 @@ def list_problems(error: ValidationError) -> str:
         f"{'.'.join(map(str, problem['loc'])) or 'report'}: {problem['msg']} (found {_short(problem['input'])})"
         for problem in error.errors()
     )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _short(value: object) -> str:

@@ -12,7 +12,7 @@ from rich.text import Text
 from transfer.report_numbers import Units, metric_title
 from transfer.report_schema import Report
 from transfer.report_tables import Rows, arm_rows, depth_rows, paired_rows
-from transfer.verdicts import Outcome, backbone_remark, verdicts
+from transfer.verdicts import Outcome, backbone_remark, crossing_sentence, failed_sentences, verdicts
 
 __all__ = ["print_report"]
 
@@ -37,6 +37,10 @@ def print_report(report: Report, console: Console | None = None) -> None:
         for verdict in found:
             if verdict.target == name:
                 console.print(Text(f"  {verdict.headline}", style=_COLOURS[verdict.outcome]))
+        if crossing := crossing_sentence(target):
+            console.print(Text(f"  {crossing}"))
+        for failed in failed_sentences(target):
+            console.print(Text(f"  {failed}", style="yellow"))
         console.print(
             _rich_table(
                 f"{metric_title(target.metric)}{units.in_brackets}, [95 % interval]", "arm", shots, arm_rows(target)

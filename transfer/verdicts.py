@@ -16,6 +16,8 @@ __all__ = [
     "Verdict",
     "backbone_remark",
     "claimed_arm",
+    "crossing_sentence",
+    "failed_sentences",
     "spell_labels",
     "verdicts",
 ]
@@ -86,6 +88,49 @@ def spell_labels(target: TargetReport, shot: int) -> str:
     if not target.protocol.classes:
         return f"{shot} {noun}"
     return f"{shot} {noun} a class ({shot * target.protocol.classes} in all)"
+
+
+def crossing_sentence(target: TargetReport) -> str:
+    """Say from how many labels on fine-tuning beats the frozen network, or that it cannot be told; "" without both."""
+    found = target.crossing
+    if found is None:
+        return ""
+    low, high = found.low, found.high
+    shots = [shot for shot in target.protocol.shots if shot in target.arms[low] and shot in target.arms[high]]
+    fewest, most = shots[0], shots[-1]
+    if found.ci95 is None:
+        sure = "a single draw, so no interval"
+    elif found.ci95 == (0.0, None):
+        return f"It cannot be told where {high} overtakes {low}: the draws allow any number of labels."
+    else:
+        ends = [_spell_end(end, fewest, most) for end in found.ci95]
+        sure = f"95 % interval over label draws: {ends[0] if ends[0] == ends[1] else ' to '.join(ends)}"
+    if found.at is None:
+        return f"{high} is not better with the most labels measured, {most} a class ({sure})."
+    if found.at == 0:
+        return f"{high} is better at every number of labels measured, from {fewest} a class on ({sure})."
+    total = f" ({found.at * target.protocol.classes:.0f} in all)" if target.protocol.classes else ""
+    return f"{low} is better below about {found.at:.2g} labels a class{total}, {high} above ({sure})."
+
+
+def _spell_end(end: float | None, fewest: int, most: int) -> str:
+    if end is None:
+        return f"more than {most}"
+    return f"{end:.2g}" if end else f"fewer than {fewest}"
+
+
+def failed_sentences(target: TargetReport) -> list[str]:
+    """Say of each arm and number of labels what share of the draws is not above chance, where any is."""
+    chance = target.chance
+    if chance is None:
+        return []
+    return [
+        f"{arm}: {share * 100:.0f} % of the draws at {spell_labels(target, shot).split(' (')[0]} are not above chance "
+        f"({Units.of(target).value(chance)})"
+        for arm, by_shot in target.failed_runs.items()
+        for shot, share in by_shot.items()
+        if share
+    ]
 
 
 def _verdict(name: str, target: TargetReport, shot: int, pretraining_seeds: int) -> Verdict:

@@ -9,6 +9,7 @@ from auxtasks.backbones.pooling import pool_layer
 from auxtasks.backbones.stages import Part, Stage
 from auxtasks.backbones.text import TextState, TokenBatch
 from auxtasks.backbones.timm import timm_backbone
+from auxtasks.backbones.torchvision import torchvision_backbone
 from auxtasks.backbones.transformers import transformers
 from auxtasks.backbones.zoo import build
 
@@ -26,5 +27,6 @@ __all__ = [
     "mlp",
     "pool_layer",
     "timm_backbone",
+    "torchvision_backbone",
     "transformers",
 ]

@@ -218,7 +218,7 @@ class Backbone(nn.Module):
             raise LayerError(
                 f"{self.family.name} {dict(self.family.arguments)} can be read layer by layer (forward_layers) but not "
                 "cut into lower and upper: no table of stages exists for its family. Families that can be cut: "
-                "convnet, mlp, facenet, transformers; of timm: ResNet, ConvNeXt, VisionTransformer."
+                "convnet, mlp, facenet, transformers, torchvision; of timm: ResNet, ConvNeXt, VisionTransformer."
             )
 
     def parameters_of(self, name: str) -> Iterator[tuple[str, nn.Parameter]]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from auxtasks.backbones.base import Backbone, Family, register
 from auxtasks.backbones.input_spec import InputSpec
+from auxtasks.backbones.published_files import fetched
 from auxtasks.backbones.stages import Stage, apply_in_turn
 from auxtasks.backbones.weights import read_weights
 from auxtasks.errors import BackboneError, did_you_mean
@@ -107,24 +108,7 @@ def _weights_file(weights: str) -> Path:
         return path
     from facenet_pytorch.models.inception_resnet_v1 import get_torch_home
 
-    url = PUBLISHED[weights]
-    path = Path(get_torch_home()) / "checkpoints" / url.rpartition("/")[2]
-    if not path.is_file():
-        _fetch(url, path)
-    return path
-
-
-def _fetch(url: str, path: Path) -> None:
-    """Download a file as a whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path))  # writes beside its place, then renames
-    except OSError as error:
-        raise BackboneError(
-            f"could not download {url}: {error}. Fetch it on a machine with a network, for example with\n"
-            f"    curl -L -o {path.name} {url}\n"
-            f"and put it at {path}, or pass its path as weights=PATH."
-        ) from error
+    return fetched(PUBLISHED[weights], Path(get_torch_home()) / "checkpoints")
 
 
 def _load(module: nn.Module, path: Path) -> None:

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from auxtasks.backbones.base import Backbone, Family, check_positive, register
 from auxtasks.backbones.input_spec import InputSpec
+from auxtasks.backbones.published_files import checkpoints_folder
 from auxtasks.backbones.stages import Reader, Stage, apply_in_turn
 from auxtasks.backbones.timm_reader import LAST, readable
 from auxtasks.backbones.weights import read_weights
 from auxtasks.errors import BackboneError, did_you_mean
 
-__all__ = ["timm_backbone"]
+__all__ = ["published_at", "timm_backbone"]
 
 
 @register("timm")
@@ -38,7 +39,8 @@ def timm_backbone(
 
     Args:
         name: as in `timm.list_models`, with or without a tag of pretrained weights, such as ``"resnet18.a1_in1k"``.
-        pretrained: load the published weights, fetched once into the cache of the Hugging Face Hub.
+        pretrained: load the published weights, fetched once into the cache of the Hugging Face Hub, or those that were
+            put by hand at ``hub/checkpoints/timm/NAME.safetensors`` in the folder of PyTorch's files.
         weights: path of a state dict (``.safetensors`` or ``.pt``) instead, with or without a classifier.
         size: height and width of the pictures in pixels; nothing takes the model's own.
         channels: 1 for grey, 3 for colour; published weights are adapted by timm.
@@ -124,7 +126,7 @@ def _settings(name: str) -> _Settings:
     return _Settings(
         architecture=architecture,
         tag=found.tag,
-        source=_source(found),
+        source=published_at(found),
         fixed_input_size=bool(found.fixed_input_size),
         num_classes=found.num_classes,
         classifiers=(classifiers,) if isinstance(classifiers, str) else tuple(classifiers),
@@ -134,8 +136,8 @@ def _settings(name: str) -> _Settings:
     )
 
 
-def _source(settings: Any) -> str | None:
-    """Return where the published weights are, if there are any."""
+def published_at(settings: Any) -> str | None:
+    """Return the address of the published weights that timm's settings name, if there are any."""
     if settings.hf_hub_id:
         file = settings.hf_hub_filename or "model.safetensors"
         return f"https://huggingface.co/{settings.hf_hub_id}/resolve/main/{file}"
@@ -165,6 +167,10 @@ def _load_published(module: nn.Module, name: str, options: Mapping[str, Any]) ->
     settings = _settings(name)
     if settings.source is None:
         raise BackboneError(f'timm publishes no weights for "{name}". timm.list_pretrained() lists what it has.')
+    by_hand = _place_by_hand(settings, settings.source)
+    if by_hand.is_file():
+        _load_file(module, name, options, by_hand)
+        return
     try:
         whole = timm.create_model(name, pretrained=True, num_classes=settings.num_classes, **options)
     except Exception as error:  # the Hub's client raises errors of half a dozen libraries when there is no network
@@ -172,9 +178,17 @@ def _load_published(module: nn.Module, name: str, options: Mapping[str, Any]) ->
             f'could not load the published weights of "{name}": {error}\n'
             f"Without a network: fetch the file on a machine that has one, for example with\n"
             f"    curl -L -O {settings.source}\n"
-            "copy it here, and pass its path as weights=PATH."
+            f"and put it at {by_hand}, or pass its path as weights=PATH."
         ) from error
     _copy_strictly(whole, module, f"published weights of {name}")
+
+
+def _place_by_hand(settings: _Settings, source: str) -> Path:
+    """Return where a published file is looked for before the network is: the Hub's own cache cannot be filled by hand.
+
+    The name is the model's with its tag: on the Hub all files have the same.
+    """
+    return checkpoints_folder() / "timm" / f"{settings.architecture}.{settings.tag}{Path(source).suffix}"
 
 
 def _load_file(module: nn.Module, name: str, options: Mapping[str, Any], path: Path) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from auxtasks.backbones.base import Backbone, Family, check_positive, register
 from auxtasks.backbones.input_spec import InputSpec
+from auxtasks.backbones.published_files import checkpoints_folder
 from auxtasks.backbones.tokenizer import has_tokenizer, read_tokenizer
 from auxtasks.backbones.transformers_config import check_encoder, check_tokenizer, network_keys, resolve_config
 from auxtasks.backbones.transformers_stages import ENCODERS
@@ -40,7 +41,8 @@ def transformers(
     Args:
         config: for new weights: ``model_type`` and any keys of that type's configuration, as in a ``config.json``.
         name: for pretrained weights instead: a folder that transformers wrote, or a name on the Hugging Face Hub.
-            Weights are safetensors, and code that came with them is never run.
+            Weights are safetensors, and code that came with them is never run. What a name stands for is looked for in
+            ``hub/checkpoints/hf/NAME`` in the folder of PyTorch's files first, where it can be put by hand.
         length: most tokens of a text, special ones included; None takes as many as there are positions.
         tokenizer: settles ``vocab_size`` and the special ids of ``config``, and is saved with the backbone. With
             ``name``, None reads the one that came with the weights, if there is one.
@@ -118,7 +120,7 @@ def _load(name: str) -> nn.Module:
     """Read a folder, or fetch what is under a name, and see to it that no layer stays random."""
     from transformers import AutoConfig, AutoModel
 
-    place = Path(name).expanduser()
+    place = _place(name)
     is_folder = place.is_dir()
     if is_folder:
         _check_folder(place)
@@ -146,6 +148,13 @@ def _load(name: str) -> nn.Module:
     return loaded
 
 
+def _place(name: str) -> Path:
+    """Return the folder that a name stands for, which need not exist: its own path, or where it was put by hand."""
+    place = Path(name).expanduser()
+    by_hand = checkpoints_folder() / "hf" / name
+    return by_hand if by_hand.is_dir() and not place.is_dir() else place
+
+
 def _check_folder(place: Path) -> None:
     """Refuse a folder whose weights are a pickle, before anything looks at them."""
     if (place / "config.json").is_file() and not list(place.glob("*.safetensors")):
@@ -163,7 +172,8 @@ def _unreadable(name: str, is_folder: bool, error: Exception) -> BackboneError:
         f'"{name}" is no folder here, and could not be fetched from the Hugging Face Hub: {error}\n'
         "Without a network: fetch it on a machine that has one, for example with\n"
         f"    hf download {name} --local-dir FOLDER\n"
-        "copy the folder here, and pass its path as name=FOLDER."
+        f"(from https://huggingface.co/{name}/tree/main: config.json, model.safetensors, and the tokenizer's files)\n"
+        f"and copy the folder to {checkpoints_folder() / 'hf' / name}, or pass its path as name=FOLDER."
     )
 
 
@@ -172,7 +182,7 @@ def _own_tokenizer(name: str, module: nn.Module) -> PreTrainedTokenizerBase | No
     config: Any = module.config
     if ENCODERS[config.model_type].kind != "text":
         return None
-    place = Path(name).expanduser()
+    place = _place(name)
     if not place.is_dir():
         return read_tokenizer(name)
     return read_tokenizer(place) if has_tokenizer(place) else None

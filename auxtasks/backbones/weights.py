@@ -57,7 +57,8 @@ def _read_pickle(place: Path) -> object:
             "read, which is never done here. If you trust where it comes from, convert it to .safetensors yourself. "
             f"PyTorch says: {_reason(error)}"
         ) from error
-    except (EOFError, RuntimeError) as error:
+    # Whatever a damaged file makes of the reader: that it is restricted to tensors has been said above.
+    except (EOFError, OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise BackboneError(f"weights: {place} is damaged or cut short: {_reason(error)}") from error
 
 

@@ -5,16 +5,26 @@ from __future__ import annotations
 import collections.abc
 import importlib
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
 
 from auxtasks.backbones.base import Backbone, builders
+from auxtasks.backbones.facenet import PUBLISHED
 from auxtasks.errors import BackboneError, did_you_mean
 
-__all__ = ["build"]
+__all__ = ["ZOOS", "build"]
 
-SHORTHAND = "timm/"
+# The zoo before the slash of a name, with the family and the argument that the rest is.
+ZOOS = {
+    "timm": ("timm", "name"),
+    "torchvision": ("torchvision", "name"),
+    "hf": ("transformers", "name"),
+    "facenet": ("facenet", "weights"),
+}
+# OWNER/NAME or NAME on the Hugging Face Hub: no path, no revision, no address.
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 # Types in builders' annotations whose library is slow to import, and where they are.
 LATE_TYPES = {"PreTrainedTokenizerBase": "transformers"}
@@ -24,8 +34,10 @@ def build(name: str, /, **arguments: object) -> Backbone:
     """Build a backbone from its family's name and arguments.
 
     Args:
-        name: ``"convnet"``, ``"mlp"``, ``"facenet"``, ``"timm"``, ``"transformers"``, or ``"timm/NAME"`` for
-            ``build("timm", name=NAME)``.
+        name: a family: ``"convnet"``, ``"mlp"``, ``"facenet"``, ``"timm"``, ``"torchvision"``,
+            ``"transformers"``; or one of a model zoo: ``"timm/NAME"`` for ``build("timm", name=NAME)``, likewise
+            ``"torchvision/NAME"``, ``"hf/NAME"`` (transformers, from the Hugging Face Hub) and ``"facenet/WEIGHTS"``.
+            `auxtasks.backbones.catalogue` lists them.
         **arguments: of the family's builder.
 
     Raises:
@@ -42,7 +54,7 @@ def build(name: str, /, **arguments: object) -> Backbone:
     family, given = _expand(name, arguments)
     known = builders()
     if family not in known:
-        allowed = (*sorted(known), f"{SHORTHAND}NAME")
+        allowed = (*sorted(known), *(f"{zoo}/NAME" for zoo in ZOOS))
         raise BackboneError(
             f'there is no backbone "{name}". Allowed: {", ".join(allowed)}.{did_you_mean(name, sorted(known))}'
         )
@@ -54,12 +66,27 @@ def build(name: str, /, **arguments: object) -> Backbone:
 
 
 def _expand(name: str, arguments: Mapping[str, object]) -> tuple[str, dict[str, object]]:
-    """Turn the shorthand ``timm/NAME`` into the family and its argument."""
-    if not name.startswith(SHORTHAND):
+    """Turn a name of a zoo, such as ``timm/NAME``, into the family and its argument.
+
+    Example:
+        >>> _expand("facenet/vggface2", {"size": 80})
+        ('facenet', {'weights': 'vggface2', 'size': 80})
+    """
+    zoo, slash, rest = name.partition("/")
+    if not slash or zoo not in ZOOS:
         return name, dict(arguments)
-    if "name" in arguments:
-        raise BackboneError(f'the model is named twice: "{name}" and name={arguments["name"]!r}.')
-    return "timm", {"name": name.removeprefix(SHORTHAND), **arguments}
+    family, argument = ZOOS[zoo]
+    if argument in arguments:
+        raise BackboneError(f'the model is named twice: "{name}" and {argument}={arguments[argument]!r}.')
+    if zoo == "facenet" and rest not in PUBLISHED:  # the path of a file is given as weights=PATH
+        known = [f"facenet/{weights}" for weights in PUBLISHED]
+        raise BackboneError(f'there is no "{name}". Allowed: {", ".join(known)}.{did_you_mean(name, known)}')
+    if zoo == "hf" and not HUB_NAME.fullmatch(rest):
+        raise BackboneError(
+            f'"{name}" names no model on the Hugging Face Hub: write hf/OWNER/NAME, such as hf/google-bert/'
+            "bert-base-uncased; of a folder, transformers with name=FOLDER."
+        )
+    return family, {argument: rest, **arguments}
 
 
 def _hints(builder: Callable[..., Backbone]) -> dict[str, object]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,8 +18,9 @@ from auxtasks.data.rankings import ItemTable
 from auxtasks.data.texts import TextTable
 from auxtasks.errors import DataError, InputMismatchError
 from auxtasks.features.batches import Inputs, PairBatch, Table, check_table, example_batch, item_noun, model_batch
+from auxtasks.features.computation import Computation, evaluating
 
-__all__ = ["extract", "feature_widths", "layer_shapes", "pooled_layers"]
+__all__ = ["extract", "feature_computation", "feature_widths", "layer_shapes", "order_of", "pooled_layers"]
 
 Features = NDArray[np.float32]
 
@@ -31,7 +32,6 @@ def extract(
     *,
     mirror: bool = False,
     batch_size: int = 256,
-    into: Mapping[str, Features] | None = None,
 ) -> dict[str, Features]:
     """Compute layers for all items of a table, in eval mode and one pass that stops at the deepest layer.
 
@@ -44,7 +44,6 @@ def extract(
         mirror: average each layer's output with that of the mirror image, itself mirrored back, so that a face turned
             to the left and one turned to the right become more alike. For pictures only.
         batch_size: items a pass.
-        into: arrays (N, D) to fill, such as memory-mapped ones; new ones if None.
 
     Returns:
         Each layer with its features (N, D), float32, in rows of the table.
@@ -62,52 +61,69 @@ def extract(
         (4, 288)
     """
     pools: dict[str, Pool] = dict(layers) if isinstance(layers, Mapping) else dict.fromkeys(layers, "auto")
+    computation = feature_computation(backbone, table, pools, mirror=mirror, batch_size=batch_size)
+    features = computation.in_memory(len(table))
+    return {name: features[name] for name in pools}
+
+
+def feature_computation(
+    backbone: Backbone, table: Table, layers: Mapping[str, Pool], *, mirror: bool = False, batch_size: int = 256
+) -> Computation:
+    """Return how the features of a table are computed, a batch a block; see `extract`.
+
+    Raises:
+        InputMismatchError: items that the backbone does not take, see `check_table`, or others than pictures to mirror.
+        DataError: the table is empty.
+    """
     check_table(backbone, table)
     if len(table) == 0:
         raise DataError(f"the table holds no {item_noun(table)}: there is nothing to compute features of.")
+    blocks = -(-len(table) // batch_size)
+    what = f"the features of {', '.join(layers)}"
     if isinstance(table, PairTable):
-        return _differences(backbone, table.compact(), pools, into, mirror=mirror, batch_size=batch_size)
+        of_pairs = _Differences(backbone, table.compact(), layers, mirror=mirror, batch_size=batch_size)
+        return Computation(blocks, of_pairs.rows, of_pairs.values, what)
     if mirror and not isinstance(table, ImageTable):
         raise InputMismatchError(
             f"mirror=True averages a picture with its mirror image; the table holds {item_noun(table)}."
         )
-    order = _order(table)
-    features: dict[str, Features] = dict(into or {})
-    was_training = backbone.training
-    backbone.eval()
-    try:
-        for start in range(0, len(table), batch_size):
-            rows = order[start : start + batch_size]
-            with torch.inference_mode():
-                found = _layers(backbone, model_batch(backbone, table, rows), pools, mirror)
-            for name, output in found.items():
-                values = output.float().cpu().numpy()
-                # Filled in place: a list of batches and their concatenation would take the memory twice.
-                features.setdefault(name, np.empty((len(table), *values.shape[1:]), np.float32))[rows] = values
-    finally:
-        backbone.train(was_training)
-    return {name: features[name] for name in pools}
+    order = order_of(table)
+
+    def rows(block: int) -> NDArray[np.int64]:
+        return order[block * batch_size : (block + 1) * batch_size]
+
+    def values(block: int) -> dict[str, Features]:
+        with evaluating(backbone):
+            found = _layers(backbone, model_batch(backbone, table, rows(block)), layers, mirror)
+            return {name: output.float().cpu().numpy() for name, output in found.items()}
+
+    return Computation(blocks, rows, values, what)
 
 
-def _differences(
-    backbone: Backbone,
-    pairs: PairTable,
-    pools: Mapping[str, Pool],
-    into: Mapping[str, Features] | None,
-    *,
-    mirror: bool,
-    batch_size: int,
-) -> dict[str, Features]:
-    """Compute each item of the pairs once, and subtract."""
-    of_items = extract(backbone, pairs.items, pools, mirror=mirror, batch_size=batch_size)
-    differences: dict[str, Features] = {}
-    for name, values in of_items.items():
-        place = None if into is None else into[name]
-        differences[name] = np.subtract(values[pairs.left], values[pairs.right], out=place)
-    return differences
+class _Differences:
+    """Features of pairs: each item of the pairs is computed once, when the first block is asked for."""
+
+    def __init__(
+        self, backbone: Backbone, pairs: PairTable, layers: Mapping[str, Pool], *, mirror: bool, batch_size: int
+    ) -> None:
+        self._pairs = pairs
+        self._batch_size = batch_size
+        self._of_items = feature_computation(backbone, pairs.items, layers, mirror=mirror, batch_size=batch_size)
+
+    @functools.cached_property
+    def _features(self) -> dict[str, Features]:
+        return self._of_items.in_memory(len(self._pairs.items))
+
+    def rows(self, block: int) -> NDArray[np.int64]:
+        return np.arange(block * self._batch_size, min((block + 1) * self._batch_size, len(self._pairs)))
+
+    def values(self, block: int) -> dict[str, Features]:
+        rows = self.rows(block)
+        left, right = self._pairs.left[rows], self._pairs.right[rows]
+        return {name: values[left] - values[right] for name, values in self._features.items()}
 
 
-def _order(table: ItemTable) -> NDArray[np.int64]:
+def order_of(table: ItemTable) -> NDArray[np.int64]:
     """Return the order in which rows are computed: texts by length, others as they come."""
     if isinstance(table, TextTable):
         return np.argsort(table.tokens.lengths, kind="stable")
@@ -156,10 +172,5 @@ def feature_widths(backbone: Backbone, layers: Mapping[str, Pool]) -> dict[str, 
 
 
 def _probe(backbone: Backbone, layers: Mapping[str, Pool]) -> dict[str, Tensor]:
-    was_training = backbone.training
-    backbone.eval()
-    try:
-        with torch.inference_mode():
-            return pooled_layers(backbone, example_batch(backbone), layers)
-    finally:
-        backbone.train(was_training)
+    with evaluating(backbone):
+        return pooled_layers(backbone, example_batch(backbone), layers)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -17,7 +16,9 @@ from auxtasks.backbones.linear_map import input_shape
 from auxtasks.data.images import ImageTable
 from auxtasks.errors import DataError, InputMismatchError
 from auxtasks.features.batches import check_table, picture_batch
-from auxtasks.features.cache import EXTRACTION_VERSION, FeatureCache, key_of, prefix_digest
+from auxtasks.features.cache import FeatureCache, described
+from auxtasks.features.computation import Computation, evaluating
+from auxtasks.features.key import key_of, prefix_parts
 
 __all__ = ["InputSummary", "Inputs", "LayerInputs", "read_rows", "summarize"]
 
@@ -107,44 +108,33 @@ class LayerInputs:
         if self._newest is not None and self._newest[0] == key:
             return self._newest[1]
 
-        def fill(arrays: Mapping[str, NDArray[np.float32]]) -> None:
-            self._compute(below, arrays["inputs"])
-
         shape = (len(self), *input_shape(self._backbone, layer))
-        inputs = self._cache.arrays(key, {"inputs": shape}, fill, f"the inputs of {layer}")["inputs"]
+        about = {"holds": f"inputs of {layer}", "backbone": described(self._backbone), "items": f"{len(self):,} items"}
+        kept = self._cache.arrays(key, {"inputs": shape}, self._computation(layer, below), about=about)
+        inputs = kept["inputs"].whole()
         self._newest = (key, inputs)
         return inputs
 
     def _key(self, below: str) -> str:
-        return key_of(
-            {
-                "version": EXTRACTION_VERSION,
-                "weights": prefix_digest(self._backbone, below),
-                "family": [self._backbone.family.name, dict(self._backbone.family.arguments)],
-                "input": self._backbone.input.to_json(),
-                "layer output": below,
-                "items": self.fingerprint,
-            }
-        )
+        return key_of({**prefix_parts(self._backbone, below), "layer output": below, "items": self.fingerprint})
 
-    def _compute(self, below: str, into: NDArray[np.float32]) -> None:
-        """Fill an array with a layer's outputs, from the inputs of that layer: one layer, not all below it."""
-        backbone = self._backbone
+    def _computation(self, layer: str, below: str) -> Computation:
+        """Return how a layer's inputs are computed, from those of the layer below it: one layer, not all below."""
+        backbone, size = self._backbone, self._batch_size
         stage = backbone.stages[backbone.position(below)]
-        inputs = self.of(below)
         is_lowest = backbone.position(below) == 0
-        device = backbone.device
-        was_training = backbone.training
-        backbone.eval()
-        try:
-            for start in range(0, len(inputs), self._batch_size):
-                rows = np.arange(start, min(start + self._batch_size, len(inputs)))
-                with torch.inference_mode():
-                    batch = read_rows(inputs, rows).to(device)
-                    batch = backbone.input.normalize(batch) if is_lowest else batch
-                    into[rows] = stage.apply(backbone.module, batch).float().cpu().numpy()
-        finally:
-            backbone.train(was_training)
+
+        def rows(block: int) -> Rows:
+            return np.arange(block * size, min((block + 1) * size, len(self)))
+
+        def values(block: int) -> dict[str, NDArray[np.float32]]:
+            inputs = self.of(below)
+            with evaluating(backbone):
+                batch = read_rows(inputs, rows(block)).to(backbone.device)
+                batch = backbone.input.normalize(batch) if is_lowest else batch
+                return {"inputs": stage.apply(backbone.module, batch).float().cpu().numpy()}
+
+        return Computation(-(-len(self) // size), rows, values, f"the inputs of {layer}")
 
 
 def summarize(backbone: Backbone, layer: str, inputs: Inputs) -> InputSummary:

@@ -15,20 +15,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object, send_to_device
 from torch import Tensor, nn
 
 from auxtasks import checkpoint
 from auxtasks.data.loaders import BatchSource, Shard
-from auxtasks.errors import NonFiniteError, TrainingError
+from auxtasks.errors import NonFiniteError
 from auxtasks.seeding import torch_seed
+from auxtasks.training.accelerator import make_accelerator, seed_forward
 from auxtasks.training.best import BestWeights
 from auxtasks.training.objective import Objective, StepOutput
 from auxtasks.training.optim import OptimizerSettings, build_optimizer, named_state, restore_state, schedule_factor
-from auxtasks.training.processes import join_processes, stays_on_cpu
-from auxtasks.training.settings import LoopSettings, Phase, TrainingResult, check_settings, run_identity
+from auxtasks.training.settings import (
+    LoopSettings,
+    Phase,
+    TrainingResult,
+    check_feeds,
+    check_settings,
+    run_identity,
+)
 from auxtasks.training.store import CheckpointStore, write_training
 from auxtasks.training.tracking import Meter, MetricsLog, ProgressBar
 from auxtasks.training.window import Window
@@ -53,7 +58,7 @@ def train(
 
     Args:
         objective: what is trained.
-        feed: where its batches come from.
+        feed: where its batches come from, unless a phase has a feed of its own.
         phases: what trains when.
         seed: of everything random inside the network (dropout, sampling).
         optimizer: see `OptimizerSettings`.
@@ -114,9 +119,9 @@ class _Loop:
         self.store = CheckpointStore(folder / "checkpoints", settings.keep_checkpoints) if folder else None
         finished = self.store is not None and self.total in self.store.steps()  # and needs no data
         check_settings(objective, settings, validates=validate is not None or finished)
-        self.accelerator = _accelerator(settings, folder)
+        self.accelerator = make_accelerator(settings, folder)
         self.shard = Shard(self.accelerator.process_index, self.accelerator.num_processes, settings.accumulation)
-        feed.check(self.shard)  # before anything is done
+        check_feeds(feed, phases, self.shard)  # before anything is done
         self.log = MetricsLog(folder / "metrics.jsonl" if folder and self.accelerator.is_main_process else None)
         self.identity = run_identity(
             identity, settings, seed=seed, phases=phases, optimizer=optimizer, batch_size=feed.batch_size
@@ -126,8 +131,8 @@ class _Loop:
         self.metrics: dict[str, float] = {}
         self.window = Window()
         self.first_bad_step: Tensor | None = None
-        # Inside the gradient, so that it is not too small for half precision; `_finish_gradients` corrects it exactly.
-        self.divisor = feed.batch_size / self.shard.processes
+        self.laid_by: dict[str, Tensor] = {}  # the optimizer's state of what does not train now, by parameter name
+        self.batch_size = feed.batch_size  # of the phase
 
     @property
     def total(self) -> int:
@@ -138,7 +143,7 @@ class _Loop:
         return self.done == self.total or (self.best is not None and self.best.exhausted)
 
     def run(self) -> TrainingResult:
-        carried = self._resume()
+        self.laid_by = self._resume()
         began = time.perf_counter()
         meter = Meter()
         with ProgressBar(
@@ -148,7 +153,7 @@ class _Loop:
             for phase in self.phases:
                 phase_end = phase_start + phase.steps
                 if self.done < phase_end and not self.is_over:
-                    carried = self._run_phase(phase, phase_start, carried, meter, bar)
+                    self._run_phase(phase, phase_start, meter, bar)
                 phase_start = phase_end
         # Not `end_training`: it also destroys the process group, which the caller's next evaluation or run needs.
         for tracker in self.accelerator.trackers:
@@ -162,29 +167,35 @@ class _Loop:
             best_step=self.best.step if self.best else None,
         )
 
-    def _run_phase(
-        self, phase: Phase, phase_start: int, carried: Mapping[str, Tensor], meter: Meter, bar: ProgressBar
-    ) -> dict[str, Tensor]:
-        """Train one phase; return the optimizer's state by parameter name for the next."""
+    def _run_phase(self, phase: Phase, phase_start: int, meter: Meter, bar: ProgressBar) -> None:
+        """Train one phase. What an earlier one has trained goes on with the optimizer state that it had then."""
         if phase.begin:
             phase.begin(self.objective)
         # What is frozen now would keep its last gradient, and clipping would count it: not so in a run that is resumed.
         self.objective.zero_grad()
-        named = list(self.objective.named_parameters())
-        bare_optimizer = build_optimizer(named, self.optimizer_settings, phase.rate_scale)
+        self.batch_size = (phase.feed or self.feed).batch_size
+        bare_optimizer = build_optimizer(self.objective.named_parameters(), self.optimizer_settings, phase.rate_scale)
         # Prepared anew in every phase: DDP would not synchronise what was frozen when it wrapped the module.
         model, wrapped = self.accelerator.prepare(self.objective, bare_optimizer)
         # Accelerate's wrapper looks for an optional package at every step, half a millisecond; it is for the scaler.
         optimizer = bare_optimizer if self.accelerator.scaler is None else wrapped
-        restore_state(bare_optimizer, self.objective.named_parameters(), carried)
+        restore_state(bare_optimizer, self.objective.named_parameters(), self.laid_by)
+        # Only that of what is frozen stays here: the optimizer has copied the rest.
+        frozen = {name for name, parameter in self.objective.named_parameters() if not parameter.requires_grad}
+        self.laid_by = {key: value for key, value in self.laid_by.items() if key.rpartition("|")[0] in frozen}
         try:
             self._run_steps(phase, phase_start, model, optimizer, bare_optimizer, meter, bar)
         finally:
             # Also after an error: the caller's module would otherwise keep this run's mixed precision.
             self.objective = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-        state = named_state(bare_optimizer, self.objective.named_parameters())
+            # Of a module with this mark the next phase's `prepare` returns what it gets, without mixed precision.
+            vars(self.objective).pop("_is_accelerate_prepared", None)
+        self.laid_by = self._whole_state(bare_optimizer)
         self.accelerator.free_memory()
-        return state
+
+    def _whole_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+        """Return the optimizer's state of what trains now and of what trained in an earlier phase."""
+        return {**self.laid_by, **named_state(optimizer, self.objective.named_parameters())}
 
     def _run_steps(
         self,
@@ -196,7 +207,7 @@ class _Loop:
         meter: Meter,
         bar: ProgressBar,
     ) -> None:
-        batches = self.feed.batches(self.done, phase_start + phase.steps, self.shard)
+        batches = (phase.feed or self.feed).batches(self.done, phase_start + phase.steps, self.shard)
         model.train()
         for step in range(self.done, phase_start + phase.steps):
             self._set_learning_rate(bare_optimizer, step - phase_start, phase.steps)
@@ -230,11 +241,12 @@ class _Loop:
             asked = time.perf_counter()
             batch = send_to_device(next(batches), self.accelerator.device)
             waited += time.perf_counter() - asked
-            _seed(torch_seed(self.seed, "forward", step, micro, self.shard.rank), self.accelerator.device)
+            seed_forward(torch_seed(self.seed, "forward", step, micro, self.shard.rank), self.accelerator.device)
             synchronises = micro + 1 == self.shard.accumulation
             with contextlib.nullcontext() if synchronises else self.accelerator.no_sync(model):
                 output: StepOutput = model(batch)
-                self.accelerator.backward(output.loss_sum / self.divisor)
+                # So that it is not too small for half precision; `_finish_gradients` corrects it exactly.
+                self.accelerator.backward(output.loss_sum / (self.batch_size / self.shard.processes))
             pair = torch.stack([output.loss_sum.detach().float(), output.weight.detach().float()])
             totals = pair if totals is None else totals + pair
             self.window.add_metrics(output)
@@ -249,7 +261,7 @@ class _Loop:
         """Divide by the weight of the whole step, check, and clip."""
         parameters = [p for p in self.objective.parameters() if p.grad is not None]
         # DDP has averaged over processes what was divided by batch_size / processes: this makes it sum / weight.
-        factor = self.feed.batch_size / totals[1]
+        factor = self.batch_size / totals[1]
         if self.accelerator.device.type != "cpu" or float(factor) != 1.0:
             for parameter in parameters:
                 parameter.grad.mul_(factor)  # type: ignore[union-attr]
@@ -345,11 +357,10 @@ class _Loop:
             "metrics": self.metrics,
             **({"best": self.best.write(training)} if self.best else {}),
         }
-        kept = named_state(optimizer, self.objective.named_parameters())
-        write_training(training, state, optimizer=kept, positions=positions)
+        write_training(training, state, optimizer=self._whole_state(optimizer), positions=positions)
 
     def _resume(self) -> dict[str, Tensor]:
-        """Go to the newest checkpoint, if there is one; return the optimizer's state."""
+        """Go to the newest checkpoint, if there is one; return the optimizer's state of all phases so far."""
         newest = self.store.newest() if self.store else None
         if newest is None:
             self.log.rewind(to_step=0)  # lines of a run that was stopped before its first checkpoint
@@ -368,31 +379,6 @@ class _Loop:
         self.done = int(state["step"])
         self.log.rewind(to_step=self.done)
         return checkpoint.read_tensors(newest / "training" / "optimizer.safetensors")
-
-
-def _accelerator(settings: LoopSettings, folder: Path | None) -> Accelerator:
-    """Make this run's Accelerator; an earlier run in this process may have had another precision."""
-    join_processes(settings.device)
-    AcceleratorState._reset_state(reset_partial_state=False)
-    accelerator = Accelerator(
-        mixed_precision=settings.mixed_precision,
-        cpu=stays_on_cpu(settings.device),
-        log_with=list(settings.trackers) or None,
-        project_dir=str(folder) if folder else None,
-    )
-    if settings.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise TrainingError('mixed_precision="fp16" needs a GPU; on a CPU use "bf16" or "no".')
-    if settings.trackers:
-        accelerator.init_trackers("auxtasks")
-    return accelerator
-
-
-def _seed(value: int, device: torch.device) -> None:
-    """Seed what draws inside the network; on a CPU without asking after every accelerator, a hundred times as fast."""
-    if device.type == "cpu":
-        torch.default_generator.manual_seed(value)
-    else:
-        torch.manual_seed(value)
 
 
 def _is_due(step: int, every: int) -> bool:

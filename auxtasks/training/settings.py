@@ -7,11 +7,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
+from auxtasks.data.loaders import BatchSource, Shard
 from auxtasks.errors import TrainingError, did_you_mean
 from auxtasks.training.objective import Objective
 from auxtasks.training.optim import OptimizerSettings
 
-__all__ = ["BestIs", "LoopSettings", "Phase", "TrainingResult", "check_settings", "run_identity"]
+__all__ = ["BestIs", "LoopSettings", "Phase", "TrainingResult", "check_feeds", "check_settings", "run_identity"]
 
 BestIs = Literal["highest", "lowest"]
 
@@ -25,12 +26,15 @@ class Phase:
         begin: called on the bare objective before the phase, to freeze and unfreeze; None leaves all as it is.
         rate_scale: share of the learning rate by parameter name, for rates by depth.
         name: for the progress bar and the metrics.
+        feed: where this phase's batches come from, such as what a frozen part gives, kept; its steps count on from
+            those of earlier phases. None takes them from the run's feed.
     """
 
     steps: int
     begin: Callable[[Objective], None] | None = None
     rate_scale: Callable[[str], float] | None = None
     name: str = "train"
+    feed: BatchSource | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +123,25 @@ def check_settings(objective: Objective, settings: LoopSettings, *, validates: b
     )
 
 
+def check_feeds(feed: BatchSource, phases: Sequence[Phase], shard: Shard) -> None:
+    """Refuse feeds that a run cannot train on.
+
+    Raises:
+        TrainingError: batches that cannot be split for the shard; a phase's own feed that is a stream, whose place no
+            checkpoint would hold.
+    """
+    feed.check(shard)
+    for place, phase in enumerate(phases, start=1):
+        if phase.feed is None or phase.feed is feed:
+            continue
+        phase.feed.check(shard)
+        if phase.feed.position() is not None:
+            raise TrainingError(
+                f'phase {place} of {len(phases)}, "{phase.name}", has a feed of its own that is a stream: a run that '
+                "was stopped could not go on in it. Stream the run's feed, and give a phase one that follows steps."
+            )
+
+
 def _check_keep_best(settings: LoopSettings, validates: bool) -> None:
     if settings.best_is not in get_args(BestIs):
         raise TrainingError(
@@ -160,6 +183,8 @@ def run_identity(
     identity = {**given, "seed": seed, "steps": [phase.steps for phase in phases],
                 "optimizer": dataclasses.asdict(optimizer), "mixed_precision": settings.mixed_precision,
                 "accumulation": settings.accumulation, "batch_size": batch_size}  # fmt: skip
+    if any(phase.feed and phase.feed.batch_size != batch_size for phase in phases):
+        identity["batch_sizes"] = [phase.feed.batch_size if phase.feed else batch_size for phase in phases]
     if settings.keep_best is not None:  # not as None: runs without it have the identity that they always had
         names = ("keep_best", "best_is", "patience", "validate_every")
         identity.update({name: getattr(settings, name) for name in names})

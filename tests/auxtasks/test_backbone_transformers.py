@@ -378,7 +378,10 @@ def test_the_zoo_passes_mappings_and_tokenizers_through(tokenizer):
         build("transformers", config="bert")
     with pytest.raises(BackboneError, match=r"tokenizer must be PreTrainedTokenizerBase or nothing, found 'words'"):
         build("transformers", config=CONFIGS["bert"], tokenizer="words")
-    with pytest.raises(BackboneError, match="Allowed: convnet, facenet, mlp, timm, transformers, timm/NAME"):
+    with pytest.raises(
+        BackboneError,
+        match="Allowed: convnet, facenet, mlp, timm, torchvision, transformers, timm/NAME, torchvision/NAME, hf/NAME, ",
+    ):
         build("transformer", config=CONFIGS["bert"])
 
 

@@ -594,7 +594,7 @@ def test_the_zoo_builds_by_name():
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("convnt", {}, r'no backbone "convnt"\. Allowed: convnet, .*timm/NAME\. Did you mean "convnet"\?'),
+        ("convnt", {}, r'no backbone "convnt"\. Allowed: convnet, .*facenet/NAME\. Did you mean "convnet"\?'),
         ("torchvision.models.resnet18", {}, r'no backbone "torchvision\.models\.resnet18"'),
         ("timm.models.resnet.resnet18", {}, r'no backbone "timm\.models\.resnet\.resnet18"'),
         ("auxtasks.backbones.mlp:mlp", {"width": 3}, 'no backbone "auxtasks.backbones.mlp:mlp"'),

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from auxtasks import checkpoint
 from auxtasks.data.loaders import Feed
 from auxtasks.data.plan import EpochPlan
-from auxtasks.errors import NonFiniteError, TrainingError
+from auxtasks.errors import CheckpointError, NonFiniteError, TrainingError
+from auxtasks.training import engine
 from auxtasks.training.engine import train
 from auxtasks.training.objective import Objective, StepOutput
 from auxtasks.training.optim import OptimizerSettings, schedule_factor
@@ -348,6 +349,14 @@ def test_the_same_objective_can_be_trained_again_in_another_precision():
     assert torch.equal(weights(twice), weights(once))
 
 
+def test_every_phase_and_every_run_has_the_precision_that_was_asked_for():
+    objective = Regression(width=4)
+    for _ in range(2):
+        run(objective, phases=[Phase(2, begin=unfreeze(3)), Phase(2, begin=unfreeze(0, 3)), Phase(1)],
+            loop=accumulate(1, mixed_precision="bf16"))  # fmt: skip
+    assert objective.outputs == [torch.bfloat16] * 10
+
+
 def test_an_error_leaves_no_mixed_precision_behind():
     objective = Regression()
     loop = accumulate(1, mixed_precision="bf16")
@@ -436,12 +445,111 @@ def test_each_phase_has_its_rates_by_name_and_its_own_schedule():
     assert (weights(objective) - weights(Regression())).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_what_is_frozen_for_a_while_goes_on_with_the_state_that_it_had(tmp_path, name):
+    settings = OptimizerSettings(
+        name=name, learning_rate=0.01, warmup_steps=0, schedule="constant", clip_norm=None, weight_decay=0.1
+    )
+    parts = [(3, (0, 3)), (2, (3,)), (4, (0,)), (2, (0, 3))]
+    objective, expected = Regression(width=4), Regression(width=4)
+    run(objective, phases=[Phase(steps, begin=unfreeze(*layers)) for steps, layers in parts], optimizer=settings,
+        folder=tmp_path)  # fmt: skip
+    # One optimizer for all: torch leaves a parameter without a gradient, and its state, as they are.
+    groups = [
+        {"params": [p for p in expected.parameters() if (p.ndim > 1) == matrices], "weight_decay": 0.1 * matrices}
+        for matrices in (True, False)
+    ]
+    plain = (
+        torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.99))
+        if name == "adamw"
+        else torch.optim.SGD(groups, lr=0.01, momentum=0.9, nesterov=True)
+    )
+    batches = iter(objective.seen)
+    for steps, layers in parts:
+        unfreeze(*layers)(expected)
+        for _ in range(steps):
+            plain.zero_grad()
+            output = expected(next(batches))
+            (output.loss_sum / output.weight).backward()
+            plain.step()
+    assert_close(weights(objective), weights(expected))
+    # A checkpoint holds it too, whether or not it trains at the end.
+    state = checkpoint.read_tensors(tmp_path / "checkpoints" / "step-00000011" / "training" / "optimizer.safetensors")
+    if name == "adamw":
+        counts = {key: int(value) for key, value in state.items() if key.endswith("weight|step")}
+        assert counts == {"net.0.weight|step": 9, "net.3.weight|step": 7}
+
+
+def test_the_optimizer_holds_only_what_trains(monkeypatch):
+    held, build_optimizer = [], engine.build_optimizer
+
+    def watched(*args):
+        optimizer = build_optimizer(*args)
+        held.append(sum(parameter.numel() for group in optimizer.param_groups for parameter in group["params"]))
+        return optimizer
+
+    monkeypatch.setattr(engine, "build_optimizer", watched)
+    phases = [Phase(1, begin=unfreeze(3)), Phase(1, begin=unfreeze(0)), Phase(1, begin=unfreeze(0, 3))]
+    run(Regression(width=4), phases=phases)
+    assert held == [5, 16, 21]
+
+
+def test_a_phase_trains_on_its_own_feed_whose_steps_count_on():
+    asked = []
+
+    class Watched(Feed):
+        def batches(self, start, stop, shard):
+            asked.append((self.batch_size, start, stop))
+            return super().batches(start, stop, shard)
+
+    def watched(size):
+        points = Points()
+        return Watched(points, EpochPlan(len(points), size, seed=1), lambda record, rng: record, collate, seed=0)
+
+    objective = Regression()
+    phases = [Phase(3), Phase(2, feed=watched(4)), Phase(1)]
+    train(objective, watched(8), phases, seed=0, optimizer=PLAIN, loop=QUIET)
+    assert asked == [(8, 0, 3), (4, 3, 5), (8, 5, 6)]
+    assert [len(batch.y) for batch in objective.seen] == [8, 8, 8, 4, 4, 8]
+    expected = Regression()  # each step by the mean of its own batch
+    for batch in objective.seen:
+        output = expected(batch)
+        slopes = torch.autograd.grad(output.loss_sum / output.weight, list(expected.parameters()))
+        with torch.no_grad():
+            for parameter, slope in zip(expected.parameters(), slopes, strict=True):
+                parameter -= 0.05 * slope
+    assert_close(weights(objective), weights(expected))
+
+
+def test_a_phase_s_feed_is_checked_before_anything_is_done(tmp_path):
+    class Stream(Feed):
+        def position(self):
+            return {"row": 0}
+
+    objective = Regression()
+    with pytest.raises(TrainingError, match="global batch of 9 items cannot be split evenly"):
+        run(objective, phases=[Phase(1), Phase(1, feed=feed(9))], loop=accumulate(2), folder=tmp_path)
+    points = Points()
+    stream = Stream(points, EpochPlan(24, 8, seed=1), lambda record, rng: record, collate, seed=0)
+    with pytest.raises(TrainingError, match=r'phase 2 of 2, "top", has a feed of its own that is a stream'):
+        run(objective, phases=[Phase(1), Phase(1, name="top", feed=stream)], folder=tmp_path)
+    assert objective.seen == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_batches_of_a_phase_are_another_run(tmp_path):
+    run(Regression(), phases=[Phase(2), Phase(2, feed=feed(4))], folder=tmp_path)
+    with pytest.raises(CheckpointError, match=r"batch_sizes: \[8, 4\] there, \[8, 2\] asked"):
+        run(Regression(), phases=[Phase(2), Phase(2, feed=feed(2))], folder=tmp_path)
+
+
 # Resuming
 
 
-@pytest.mark.parametrize("at", [2, 3, 4, 6])
+@pytest.mark.parametrize("at", [2, 3, 4, 6, 8, 9])
 def test_a_run_stopped_in_any_phase_ends_as_one_that_was_not(tmp_path, at):
-    phases = [Phase(3, begin=unfreeze(3)), Phase(5, begin=unfreeze(0, 3))]
+    # What the first phase trains is frozen in the second and goes on in the third, which has a feed of its own.
+    phases = [Phase(3, begin=unfreeze(3)), Phase(5, begin=unfreeze(0)), Phase(3, begin=unfreeze(0, 3), feed=feed(4))]
     settings = OptimizerSettings(warmup_steps=1)
     loop = LoopSettings(show_progress=False, log_every=1, checkpoint_every=1)
     straight, stopped, resumed = (Regression(width=6, dropout=0.4) for _ in range(3))
@@ -456,11 +564,11 @@ def test_a_run_stopped_in_any_phase_ends_as_one_that_was_not(tmp_path, at):
         run(stopped, phases=phases, optimizer=settings, loop=every_step, folder=tmp_path,
             validate=lambda: stop() or {})  # fmt: skip
     result = run(resumed, phases=phases, optimizer=settings, loop=loop, folder=tmp_path)
-    assert len(resumed.seen) == 8 - at
-    assert result.steps == 8
+    assert len(resumed.seen) == 11 - at
+    assert result.steps == 11
     assert torch.equal(weights(resumed), weights(straight))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(1, 9))
+    assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(1, 12))
 
 
 def test_a_finished_run_is_not_done_again(tmp_path):

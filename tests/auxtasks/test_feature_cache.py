@@ -8,22 +8,29 @@ import torch
 
 from auxtasks.errors import DataError
 from auxtasks.features import cache as cache_module
+from auxtasks.features import entries as entries_module
 from auxtasks.features.cache import FeatureCache, feature_bytes
-from auxtasks.features.extract import extract
+from auxtasks.features.extract import extract, feature_computation
 
 LAYERS = {"stage1": "grid", "embedding": "auto"}
 
 
 @pytest.fixture
 def computed(monkeypatch):
-    """Write down each time that features are computed."""
+    """Write down each time that features are computed, from the first block on."""
     calls = []
 
     def counted(backbone, table, layers, **settings):
-        calls.append(dict(layers))
-        return extract(backbone, table, layers, **settings)
+        found = feature_computation(backbone, table, layers, **settings)
 
-    monkeypatch.setattr(cache_module, "extract", counted)
+        def values(block):
+            if block == 0:
+                calls.append(dict(layers))
+            return found.values(block)
+
+        return dataclasses.replace(found, values=values)
+
+    monkeypatch.setattr(cache_module, "feature_computation", counted)
     return calls
 
 
@@ -107,8 +114,20 @@ def test_a_statistic_of_batchnorm_is_part_of_the_weights(tmp_path, faces, comput
     assert len(computed) == 2
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "gone", "no_manifest", "half_manifest", "other_json"])
-def test_a_damaged_file_is_computed_anew(tmp_path, tiny_convnet, face_table, computed, damage):
+@pytest.mark.parametrize(
+    ("damage", "wrong"),
+    [
+        ("cut", "stage1.npy|mmap length"),
+        ("changed", "stage1.npy does not hold what was written"),
+        ("empty", "EOF"),
+        ("gone", "No such file"),
+        ("no_manifest", "manifest.json is missing"),
+        ("half_manifest", "manifest.json is damaged"),
+        ("other_json", "indices must be integers"),
+        ("other_array", r"holds float32 of shape \(32, 8\), not float32 of shape \(32, 72\)"),
+    ],
+)
+def test_a_damaged_file_is_computed_anew(tmp_path, tiny_convnet, face_table, computed, damage, wrong):
     # Copies: what is kept on disk is memory-mapped, and damaged below.
     expected = {name: of.copy() for name, of in features(tmp_path, tiny_convnet(), face_table).items()}
     (place,) = tmp_path.iterdir()
@@ -118,7 +137,10 @@ def test_a_damaged_file_is_computed_anew(tmp_path, tiny_convnet, face_table, com
         case "cut":
             path.write_bytes(content[:-4])
         case "changed":
-            path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+            middle = len(content) // 2
+            path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+        case "empty":
+            path.write_bytes(b"")
         case "gone":
             path.unlink()
         case "no_manifest":
@@ -127,6 +149,10 @@ def test_a_damaged_file_is_computed_anew(tmp_path, tiny_convnet, face_table, com
             manifest.write_text(manifest.read_text()[:20])
         case "other_json":
             manifest.write_text("[]")
+        case "other_array":
+            path.write_bytes((place / "embedding.npy").read_bytes())
+    with pytest.warns(UserWarning, match=rf"{place.name} is damaged \(.*{wrong}.*\); it is computed anew"):
+        features(tmp_path, tiny_convnet(), face_table)
     for _ in range(2):
         found = features(tmp_path, tiny_convnet(), face_table)
         assert all((found[name] == expected[name]).all() for name in LAYERS)
@@ -148,7 +174,7 @@ def test_too_much_is_refused_before_anything_is_computed(tmp_path, tiny_convnet,
 
 
 def test_a_full_disk_is_refused_with_what_is_free(tmp_path, tiny_convnet, face_table, monkeypatch):
-    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 0})())
+    monkeypatch.setattr(entries_module.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 0})())
     with pytest.raises(DataError, match=r"would take 0 MB; 0 MB are allowed or free"):
         features(tmp_path / "not" / "there", tiny_convnet(), face_table)
 

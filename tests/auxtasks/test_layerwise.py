@@ -383,13 +383,18 @@ def test_validation_changes_no_bit(tmp_path):
 
 
 def test_a_finished_layer_costs_no_steps_and_no_pass(tmp_path, monkeypatch):
-    passes, compute = [], LayerInputs._compute
+    passes, computation = [], LayerInputs._computation
 
-    def watched(self, below, into):
-        passes.append(below)
-        compute(self, below, into)
+    def watched(self, layer, below):
+        found = computation(self, layer, below)
 
-    monkeypatch.setattr(LayerInputs, "_compute", watched)
+        def values(block):
+            passes.append(below)
+            return found.values(block)
+
+        return dataclasses.replace(found, values=values)
+
+    monkeypatch.setattr(LayerInputs, "_computation", watched)
     with pytest.raises(StoppedError, match="in the middle of a step"):
         run(tmp_path, make=counted(MAKES["noise"], [], at=("hidden3", 6)), validation=vectors(seed=1))
     assert passes == ["hidden1", "hidden1", "hidden2", "hidden2"]  # of the source and of the held-out items

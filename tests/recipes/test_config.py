@@ -143,7 +143,10 @@ def test_an_unknown_key_of_a_task_is_told_with_the_keys_of_that_task(name, overr
     assert problem.endswith(f'Did you mean "{guess}"?')
 
 
-NAMES = "task.name: must be one of face_pairs, shuffled_sentences, max_margin_ranking, layer_autoencoder, layer_rbm, "
+NAMES = (
+    "task.name: must be one of face_pairs, shuffled_sentences, max_margin_ranking, layer_autoencoder, layer_rbm, "
+    "ready_made, "
+)
 
 
 @pytest.mark.parametrize(
@@ -459,7 +462,8 @@ def test_what_is_no_recipe_is_refused(tmp_path):
     assert problem.endswith("a recipe is a mapping of keys, found list")
     (problem,) = problems(name=written(tmp_path, ""))
     assert problem.endswith("a recipe is a mapping of keys, found NoneType")
-    assert problems(name=written(tmp_path, "{}")) == ["name: required, not given", "data: required, not given"]
+    assert problems(name=written(tmp_path, "{}")) == ["name: required, not given"]
+    assert problems(name=written(tmp_path, "name: a")) == ["data.path: not given. Name a data set with data.path=PATH"]
     (problem,) = problems(name=written(tmp_path, "name: x\ndata: {path: y}\n1: 2\n"))
     assert problem == "1: keys should be strings, found 1."
 

@@ -88,7 +88,8 @@ def test_the_json_has_the_documented_shape(tmp_path):
     assert (found["recipe"], found["seed"], found["pretrain"]) == ("faces-demo", 3, {"auc": 0.91})
     assert found["cost"] == {"seconds": 90.0, "samples_per_second": 800.0, "peak_memory_bytes": 2**30}
     target = found["targets"]["people"]
-    assert list(target) == ["metric", "higher_is_better", "protocol", "arms", "paired", "depth", "chosen"]
+    keys = ["metric", "higher_is_better", "protocol", "arms", "paired", "depth", "chosen", "failed_runs", "crossing"]
+    assert list(target) == keys
     assert set(target["protocol"]) == {
         "shots", "draws", "classes", "train_pool", "validation_labels", "test_items", "resampling",
     }  # fmt: skip

@@ -1,0 +1,121 @@
+"""Batches of what a part that does not train gives, computed once and kept: what stages of fine-tuning train on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from auxtasks.backbones.base import Backbone
+from auxtasks.backbones.pooling import Pool
+from auxtasks.data.augment import Augment
+from auxtasks.data.loaders import FollowsSteps, Shard
+from auxtasks.data.pair_table import PairTable, distinct_items
+from auxtasks.data.plan import EpochPlan
+from auxtasks.features.batches import Table
+from auxtasks.features.cache import FeatureCache
+from auxtasks.features.crossings import crossings
+from transfer.classifier import Crossed, LabelledBatch
+
+__all__ = ["KeptFeed"]
+
+Rows = NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class KeptFeed(FollowsSteps):
+    """Where a stage gets its batches from when nothing trains up to a layer.
+
+    The rows and their order are those of a feed that has the same plan and computes the whole network. What is kept is
+    computed when the stage begins, with the weights that the backbone then has: an earlier stage may have trained them.
+
+    Attributes:
+        backbone: what is being tuned.
+        layer, pool: what the head reads.
+        cut: nothing trains up to this layer.
+        table: N items with their labels.
+        plan: which rows make a step.
+        cache: keeps what was computed.
+        augment: of pictures; None takes them as they are.
+        views: how many augmented views of each picture are kept; an item has another one in each epoch, in turn.
+        seed: of the augmentation.
+    """
+
+    backbone: Backbone
+    layer: str
+    pool: Pool
+    cut: str
+    table: Table
+    plan: EpochPlan
+    cache: FeatureCache
+    augment: Augment | None = None
+    views: int = 1
+    seed: int = 0
+
+    @property
+    def batch_size(self) -> int:
+        """Items of a global batch."""
+        return self.plan.batch_size
+
+    def check(self, shard: Shard) -> None:
+        """Refuse a shard that the batches cannot be split for.
+
+        Raises:
+            TrainingError: says by how much it is off.
+        """
+        shard.micro_batch_size(self.plan.batch_size)
+
+    def batches(self, start: int, stop: int, shard: Shard) -> Iterator[LabelledBatch]:
+        """Compute or find what is kept; yield the micro-batches of steps `start` to `stop` - 1 for one process."""
+        read = self._pooled() if self.cut == self.layer and self.augment is None else self._crossing()
+        labels = torch.tensor(self.table.labels)
+        return self._read(read, labels, range(start, stop), shard)
+
+    def _read(
+        self, read: Callable[[Rows, Rows], Crossed], labels: Tensor, steps: range, shard: Shard
+    ) -> Iterator[LabelledBatch]:
+        size = shard.micro_batch_size(self.plan.batch_size)
+        for step in steps:
+            rows = self.plan.rows(step)
+            views = np.arange(step * self.batch_size, (step + 1) * self.batch_size) // len(self.table) % self.views
+            for micro in range(shard.accumulation):
+                first = (micro * shard.processes + shard.rank) * size
+                own = slice(first, first + size)
+                yield LabelledBatch(read(rows[own], views[own]), labels[rows[own]])
+
+    def _pooled(self) -> Callable[[Rows, Rows], Crossed]:
+        """Read what the linear layer reads: of a stage that trains the head alone, far less than what crosses."""
+        features = self.cache.features(self.backbone, self.table, {self.layer: self.pool})[self.layer]
+
+        def read(rows: Rows, views: Rows) -> Crossed:
+            del views  # nothing is augmented: there is one
+            return Crossed(torch.from_numpy(np.take(features, rows, axis=0)), None)
+
+        return read
+
+    def _crossing(self) -> Callable[[Rows, Rows], Crossed]:
+        pairs = self.table.compact() if isinstance(self.table, PairTable) else None
+        items = self.table if pairs is None else pairs.items
+        kept = crossings(
+            self.backbone,
+            items,
+            self.cut,
+            cache=self.cache,
+            views=self.views,
+            augment=self.augment,
+            seed=self.seed,
+        )
+        if pairs is None:
+            return lambda rows, views: Crossed(kept.batch(rows, views), self.cut)
+        sides = pairs.left, pairs.right
+
+        def read(rows: Rows, views: Rows) -> Crossed:
+            del views  # nothing is augmented: there is one
+            needed, left, right = distinct_items(sides[0][rows], sides[1][rows])
+            return Crossed(kept.batch(needed), self.cut, torch.from_numpy(left), torch.from_numpy(right))
+
+        return read
