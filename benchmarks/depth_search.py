@@ -4,6 +4,9 @@
 
 The pass computes the highest layer alone, and nothing is fitted on it. The search computes all layers and, on each,
 cross-validates three heads. With AUXTASKS_DATA the data is LFW's people with many photos, else drawn faces.
+
+Both with one thread and with all that torch takes. Threads that wait for each other spin, and the processor's time
+counts that as work: beside other programs, it is with one thread that it says what is computed.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from auxtasks.backbones import convnet
 from auxtasks.data import ImageTable, decode_images, load_source
@@ -51,6 +55,7 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=20, help="people with fewer photos are left out")
     parser.add_argument("--shots", type=int, default=5)
     parser.add_argument("--draws", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="beside a run with one thread")
     given = parser.parse_args()
     backbone, table = convnet(size=48), faces(given.photos)
     pools, top = default_pools(backbone), backbone.layer_names[-1]
@@ -61,9 +66,17 @@ def main() -> None:
         "all layers": lambda: extract(backbone, table, pools),
         "search": lambda: search_depth(backbone, table, shots=given.shots, draws=given.draws, modes=["frozen"]),
     }
+    for threads in sorted({1, given.threads}):
+        torch.set_num_threads(threads)
+        print(f"torch with {threads} thread{'s' * (threads > 1)}:")
+        compare(ways, given.rounds)
+
+
+def compare(ways: dict[str, Callable[[], object]], rounds: int) -> None:
+    """Time all ways in turns, and print what they take of the pass, round by round and in the median."""
     timed(ways["pass"])  # warm-up
     found: dict[str, list[tuple[float, float]]] = {how: [] for how in ways}
-    for number in range(given.rounds):
+    for number in range(rounds):
         for how, call in ways.items():
             found[how].append(timed(call))
         last = "  ".join(f"{how} {taken[-1][0]:.2f} s ({taken[-1][1]:.2f})" for how, taken in found.items())

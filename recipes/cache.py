@@ -24,7 +24,7 @@ DAY = 24 * 3600.0
 
 # Only folders of these names, with entries that our own code named, are ever touched: somebody may point the variable
 # AUXTASKS_CACHE at a folder with other things in it.
-_OURS = re.compile(r"\.?((images|faces)-)?[0-9a-f]{32}(\.(writing|replaced|removed|unfinished)[-\d]*)?")
+_OURS = re.compile(r"\.?((images|faces)-)?[0-9a-f]{32}(\.(writing|replaced|removed|unfinished)[-\d]*)*")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 
 from auxtasks.errors import AuxtasksError, RecipeError
-from recipes.reuse_commands import Overrides, RunPath
+from recipes.reuse_commands import Overrides, RunPath, prints_results
 from recipes.reuse_commands import app as reuse_app
 
 __all__ = ["app", "main"]
@@ -151,7 +150,7 @@ def _print_ranking(place: Path) -> None:
     from recipes.folder import RunFolder
 
     found = RunFolder(place).ranking
-    if os.environ.get("RANK", "0") == "0" and found.is_file():
+    if prints_results() and found.is_file():
         from auxtasks.checkpoint import read_json
         from recipes.ranking_table import ranking_lines
 

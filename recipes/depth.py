@@ -88,10 +88,12 @@ def depth_run(
         1 if whole else draws or settings.protocol.draws,
         [mode for mode in get_args(Mode) if mode in modes],
     )
+    # A class with so many labels has no more folds: asking for more asks for the same search.
+    made_folds = folds if asked[0] is None else min(folds, asked[0])
     folder.claim(recipe)
     kept = out / "depth.json"
     if kept.is_file():
-        return _same(read_depth_report(kept), kept, name, *asked)
+        return _same(read_depth_report(kept), kept, name, *asked, folds=made_folds, repeats=repeats)
     loaded = load_target(recipe, name, target, backbone).with_set_aside(target.validation_items, recipe.seed, name)
     notes = [*loaded.notes, *read_pretraining(recipe, backbone).leaks(name, target, loaded)]
     found = search_depth(
@@ -118,13 +120,21 @@ def depth_run(
     tested = None
     if found.protocol.test_items:
         tested = found.test(lambda event: folder.log_opening({"target": name, "for": "depth search", **event}))
-    report = build_depth_report(name, found, tested, notes)
+    report = build_depth_report(name, found, tested, notes, folds=made_folds, repeats=repeats)
     write_depth_report(report, out)
     return report
 
 
 def _same(
-    found: DepthReport, path: Path, name: str, shots: int | None, draws: int, modes: Sequence[Mode]
+    found: DepthReport,
+    path: Path,
+    name: str,
+    shots: int | None,
+    draws: int,
+    modes: Sequence[Mode],
+    *,
+    folds: int,
+    repeats: int,
 ) -> DepthReport:
     """Return a report that is there already, if it is the one asked for."""
     there = (found.target, found.shots, found.draws, list(dict.fromkeys(row.mode for row in found.rows)))
@@ -133,6 +143,12 @@ def _same(
             f"{path} is of another search: target {there[0]}, {_labels(there[1])}, {there[2]} draws, "
             f"{', '.join(there[3])}; asked for {name}, {_labels(shots)}, {draws} draws, {', '.join(modes)}. Choose "
             "another folder (--out)."
+        )
+    # Both are None on a named validation set, where they make no difference.
+    if found.folds is not None and (found.folds, found.repeats) != (folds, repeats):
+        raise CheckpointError(
+            f"{path} is of another search: folds={found.folds}, repeats={found.repeats}; asked for {folds=}, "
+            f"{repeats=}. Choose another folder (--out)."
         )
     return found
 

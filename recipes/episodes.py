@@ -49,7 +49,7 @@ class EpisodeRun:
             for layer, heads in self.scores.items()
             for head, scores in heads.items()
         ]
-        several = len(self.scores) > 1
+        several = sum(map(len, self.scores.values())) > 1
         doubt = (
             ["The best of several layers or heads, picked here, was picked on what it is tested on."] if several else []
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
@@ -21,6 +23,7 @@ from auxtasks.backbones.pooling import Pool
 from auxtasks.checkpoint import read_json, write_text_atomically
 from auxtasks.data.images import ImageTable
 from auxtasks.data.pair_table import PairTable
+from auxtasks.errors import TransferError
 from auxtasks.features.batches import Table, item_noun
 from auxtasks.features.cache import FeatureCache
 from auxtasks.features.extract import extract, feature_widths
@@ -40,6 +43,7 @@ from transfer.fewshot import FewShot
 from transfer.finetune import Tuned, fine_tune
 from transfer.freezing import Stage, trained_layers
 from transfer.items import Items, gather_items
+from transfer.kept_feed import kept_bytes
 from transfer.model import TargetModel
 from transfer.scorer import Scorer
 from transfer.scores import check_metric, item_scores
@@ -80,7 +84,7 @@ def finetune_run(
 
     Raises:
         RecipeError: overrides that do not fit.
-        TransferError: no such target, or `out` is the run itself.
+        TransferError: no such target, `out` is the run itself, or holds the result of another layer.
         AuxtasksError: data that does not fit, a leak, training that diverges.
     """
     recipe = reused_recipe(run, overrides)
@@ -93,6 +97,10 @@ def finetune_run(
     else:
         _in_this_process(recipe, run, folder, target, layer)
     found: dict[str, Any] = read_json(_result(folder, target))
+    if layer not in (None, found["layer"]):
+        raise TransferError(
+            f"{out} holds the result of a head on {found['layer']}, not on {layer}: choose another folder."
+        )
     return found
 
 
@@ -186,8 +194,9 @@ class _Work:
         tried: dict[float, float | None] = {}
         best: tuple[float, Tuned] | None = None
         rates = self.settings.tuning_rates if self.items.validation is not None else self.settings.tuning_rates[:1]
+        cache = self._kept(layer)
         for rate in rates:
-            tuned = self._tune(layer, pools[layer], start, rate)
+            tuned = self._tune(layer, pools[layer], start, rate, cache)
             tried[rate] = _of_the_first(self._accuracy(tuned, layer, pools[layer], self.items.validation))
             # The first of equals stays, and there is never a third network in memory.
             if best is None or (tried[rate] or 0.0) > (tried[best[0]] or 0.0):
@@ -230,7 +239,24 @@ class _Work:
             warnings.simplefilter("ignore", ConvergenceWarning)  # near enough to choose by
             return cross_validated(inside, labels[some], candidates, self.recipe.seed).layer
 
-    def _tune(self, layer: str, pool: Pool, start: Any, rate: float) -> Tuned:
+    def _kept(self, layer: str) -> FeatureCache | None:
+        """Return where stages keep what the part below them gives; None if it is not asked for and cannot be kept."""
+        views, augments = self.recipe.transfer.tuning.keep_views, self.settings.augment is not None
+        if views is None and (augments or not self.backbone.can_be_cut):
+            return None
+        stages = self.settings.tuning.stages
+        needed = kept_bytes(self.backbone, layer, self.table, stages, augments=augments, views=views or 1)
+        if needed and PartialState().is_main_process:
+            print(f"{self.name}: {needed / 1e6:,.1f} MB of what crosses a cut", file=sys.stderr)
+        if views is None and not _of_the_first(self.cache.could_hold(needed)):
+            self.notes.append(
+                f"What the frozen part gives would take {needed / 1e6:,.0f} MB, more than the cache may or can hold: "
+                "it was computed anew in every step. AUXTASKS_CACHE_GB raises the limit."
+            )
+            return None
+        return self.cache
+
+    def _tune(self, layer: str, pool: Pool, start: Any, rate: float, cache: FeatureCache | None) -> Tuned:
         settings, views = self.settings, self.recipe.transfer.tuning.keep_views
         place = self.folder.place / "finetuned" / self.name / f"rate-{rate:g}"
         loop = dataclasses.replace(
@@ -253,7 +279,7 @@ class _Work:
             seed=self.recipe.seed,
             loop=loop,
             folder=place,
-            cache=self.cache if settings.augment is None or views is not None else None,
+            cache=cache,
             views=views,
         )
 

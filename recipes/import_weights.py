@@ -51,11 +51,11 @@ def import_weights(
 
     Args:
         source: a weights file of any framework, a run, a saved backbone or a target model.
-        into: a backbone's name as `build` takes it, or the folder of a saved backbone or a run.
+        into: a backbone's name as `build` takes it, or the folder of a saved backbone, a run or a target model.
         arguments: of the builder, as ``key=value``; values are YAML, ``key.sub=value`` sets one key of a mapping,
             ``key=@FILE`` reads JSON. ``tokenizer=FOLDER`` is read as a tokenizer.
         out: folder to write; needed unless `dry_run`. One that is there is replaced if it holds a saved backbone.
-        rules: name of a shipped set of rename rules, for a weights file.
+        rules: name of a shipped set of rename rules, for a weights file; not with ``by="layer"``.
         select: a pattern over the network's names, see `Select`.
         up_to: a layer of the network, taken with all below it.
         renames: ``A=B`` each: a name that the regular expression A matches as a whole becomes B, with ``\1`` for its
@@ -64,7 +64,7 @@ def import_weights(
         skip_other_shapes: skip tensors of another shape; they are an error else.
         least_share: least share of the selected parameters that must be loaded.
         check: a file ``.npz`` with ``inputs`` and the ``outputs`` that the other framework gave for them: the network
-            must give the same, or it is not saved.
+            must give the same, or it is not saved. Not with `dry_run`, which computes nothing.
         tolerance: largest difference of outputs, as a share of the largest output where that is above 1.
         dry_run: print the audit and write nothing.
         tell: takes what is printed.
@@ -74,7 +74,7 @@ def import_weights(
         AuxtasksError: a file that cannot be read, a network that cannot be built, or a copy that is refused. Nothing
             was written.
     """
-    _check_options(out, dry_run=dry_run, rules=rules, source=source)
+    _check_options(out, dry_run=dry_run, rules=rules, source=source, by=by, check=check)
     backbone = _network(into, arguments)
     wanted = Select(pattern=select, up_to=up_to)
     shapes: OtherShapes = "skip" if skip_other_shapes else "error"
@@ -119,7 +119,9 @@ def import_weights(
     return plan
 
 
-def _check_options(out: Path | None, *, dry_run: bool, rules: str | None, source: Path) -> None:
+def _check_options(
+    out: Path | None, *, dry_run: bool, rules: str | None, source: Path, by: By, check: Path | None
+) -> None:
     """Refuse options that exclude each other, and a folder that is somebody else's, before anything is read."""
     problems = []
     if out is None and not dry_run:
@@ -128,6 +130,10 @@ def _check_options(out: Path | None, *, dry_run: bool, rules: str | None, source
         problems.append(f"--out: {out} is there and is no saved backbone's folder: it is not replaced.")
     if rules is not None and _is_ours(source):
         problems.append(f"--rules: {source} is a folder of this project, whose names need no rules.")
+    if rules is not None and by == "layer":
+        problems.append("--by-layer: copies by the position of layers, and --rules by name: leave one of them out.")
+    if check is not None and dry_run:
+        problems.append("--check: compares what the network computes with its new weights, and --dry-run copies none.")
     if problems:
         raise RecipeError(problems)
 
@@ -143,11 +149,15 @@ def _is_ours(source: Path) -> bool:
     return any((source / mark).is_file() for mark in FOLDER_MARKS)
 
 
+def _backbone_in(folder: Path) -> Path:
+    """Return the saved backbone of a run, of a target model, or the folder itself."""
+    return folder / "backbone" if (folder / "target.json").is_file() else saved_backbone(folder)
+
+
 def _opened(source: Path) -> tuple[Backbone | Mapping[str, Any], str]:
     """Return the backbone or the tensors at a path, and what they are."""
     if _is_ours(source):
-        place = source / "backbone" if (source / "target.json").is_file() else saved_backbone(source)
-        return Backbone.from_pretrained(place), str(source)
+        return Backbone.from_pretrained(_backbone_in(source)), str(source)
     if not source.exists() and not list(source.parent.glob(f"{source.name}.*")):
         raise CheckpointError(f"{source} is not there: expected a weights file, a run's folder or a saved backbone's.")
     found = read_foreign(source)
@@ -160,7 +170,7 @@ def _network(into: str, arguments: Sequence[str]) -> Backbone:
     if _is_ours(Path(into)):
         if given:
             raise RecipeError([f"{key}: {into} is a saved network, which has its arguments." for key in given])
-        return Backbone.from_pretrained(saved_backbone(Path(into)))
+        return Backbone.from_pretrained(_backbone_in(Path(into)))
     if isinstance(given.get("tokenizer"), str):
         given["tokenizer"] = read_tokenizer(Path(given["tokenizer"]))
     return build(into, **given)

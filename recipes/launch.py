@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -28,7 +29,8 @@ def launch(arguments: Sequence[str], processes: int, what: str) -> None:
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes),
         "-m", "recipes", *arguments,
     ]  # fmt: skip
-    code = subprocess.run(command).returncode
+    # Their results are printed by this process, once.
+    code = subprocess.run(command, env={**os.environ, "AUXTASKS_LAUNCHED": "1"}).returncode
     if code:
         raise TrainingError(f"{what} in {processes} processes ended with exit code {code}; its messages are above.")
 

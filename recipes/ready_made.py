@@ -13,6 +13,7 @@ from recipes.near_leaks import labelled_parts, near_leaks
 from recipes.schema import Recipe, Target
 from recipes.target_data import TargetData
 from transfer.leaks import comparable_items, find_leaks
+from transfer.origins import random_layers
 from transfer.spaces import Pretrained
 
 __all__ = ["ReadyMadePretraining"]
@@ -38,9 +39,13 @@ class ReadyMadePretraining:
     @property
     def notes(self) -> list[str]:
         """What a reader of the report should know of the network."""
-        return [
+        notes = [
             f"Nothing was trained here but on the targets' labels; the backbone was pretrained on {self.described}."
         ]
+        random = random_layers(self.backbone)
+        if random and "random" in self.backbone.provenance:  # only a part of it was copied
+            notes.append(f"Layers with random weights, which nobody has trained: {', '.join(random)}.")
+        return notes
 
     @property
     def reusable(self) -> Pretrained | None:

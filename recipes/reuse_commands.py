@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["app"]
+__all__ = ["app", "prints_results"]
 
 app = typer.Typer()
 
@@ -16,6 +16,11 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="key.sub=value, such
 RunPath = Annotated[Path, typer.Argument(help="A run folder.")]
 TargetName = Annotated[str, typer.Option(help="Which target of the recipe.")]
 OwnFolder = Annotated[Path, typer.Option(help="Folder for the result; not the run's own.")]
+
+
+def prints_results() -> bool:
+    """Whether this process prints them: the first of several, and none that a command has started to help itself."""
+    return os.environ.get("RANK", "0") == "0" and "AUXTASKS_LAUNCHED" not in os.environ
 
 
 @app.command()
@@ -31,7 +36,7 @@ def finetune(
     from recipes.finetune import finetune_lines, finetune_run
 
     found = finetune_run(run_path, overrides or [], target, out, layer=layer, processes=processes)
-    if os.environ.get("RANK", "0") == "0":
+    if prints_results():
         typer.echo("\n".join(finetune_lines(found)))
 
 

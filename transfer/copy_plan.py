@@ -176,7 +176,7 @@ def _problems(plan: CopyPlan) -> Iterator[str]:
         yield (
             f"{len(plan.other_shape)} tensors from {plan.source} do not fit:\n{some}"
             + (f"\n  and {more} more" if more > 0 else "")
-            + f"\nSelect less, or skip them (other_shapes={'skip'!r}).{_lower_part(plan)}"
+            + f"\nSelect less, or skip them (other_shapes={'skip'!r}, or --skip-other-shapes).{_lower_part(plan)}"
         )
     elif not plan.parameters_loaded:
         yield (
@@ -223,8 +223,9 @@ def _prefix_hint(plan: CopyPlan) -> str:
             prefix = counts.most_common(1)[0][0]
             pattern = prefix.replace(".", r"\.")
             rule = f'Rule("(.*)", r"{prefix}.\\1")' if reverse else f'Rule(r"{pattern}\\.(.*)", r"\\1")'
+            own = rf"(.*)={prefix}.\1" if reverse else rf"{pattern}\.(.*)=\1"
             side = "here" if reverse else "in the source"
-            return f' The names {side} begin with "{prefix}.": the rule {rule} sees to that.'
+            return f" The names {side} begin with \"{prefix}.\": the rule {rule} sees to that (--rename '{own}')."
     return ""
 
 

@@ -62,6 +62,7 @@ class DepthReport(_Strict):
         chosen: the best by the mean on held-out labels.
         choices: what each draw chose by its own labels.
         test: each draw tested with its own choice; None where there was no test.
+        folds, repeats: of the cross-validation, as asked for; None on a named validation set.
     """
 
     schema_version: Literal[1] = 1
@@ -78,15 +79,30 @@ class DepthReport(_Strict):
     classes: int
     labels: int
     validation_labels: int
+    folds: int | None = None
+    repeats: int | None = None
     test_items: int
     resampled: str
     notes: list[str]
 
 
 def build_depth_report(
-    target: str, found: DepthSearch, tested: DepthTest | None, notes: list[str] | None = None
+    target: str,
+    found: DepthSearch,
+    tested: DepthTest | None,
+    notes: list[str] | None = None,
+    *,
+    folds: int | None = None,
+    repeats: int | None = None,
 ) -> DepthReport:
-    """Put a search, and its test if it was opened, into a report."""
+    """Put a search, and its test if it was opened, into a report.
+
+    Args:
+        target: its name.
+        found, tested: see `search_depth` and `DepthSearch.test`.
+        notes: for the reader.
+        folds, repeats: as asked for; None takes those that were made, which are fewer where a class has few labels.
+    """
     protocol = found.protocol
     rows = [
         Row(
@@ -115,6 +131,8 @@ def build_depth_report(
         classes=protocol.classes,
         labels=protocol.labels,
         validation_labels=protocol.validation_labels,
+        folds=None if protocol.folds is None else folds or protocol.folds,
+        repeats=None if protocol.repeats is None else repeats or protocol.repeats,
         test_items=protocol.test_items,
         resampled=f"label draws and test {'classes' if protocol.unit == 'class' else 'items'}",
         notes=list(notes or []),

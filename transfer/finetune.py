@@ -114,12 +114,14 @@ def fine_tune(
             ``"accuracy"`` the result has the best weights.
 
     Raises:
-        TransferError: labels that do not fit the items or the classes, others than pictures to augment, or pictures
-            that are augmented anew in every step and yet kept: say how many `views`.
+        TransferError: stages without any step, labels that do not fit the items or the classes, others than pictures
+            to augment, or pictures that are augmented anew in every step and yet kept: say how many `views`.
         InputMismatchError: items that do not fit the backbone.
         LayerError: layers that do not exist or that the head does not read; with `cache`, a backbone that cannot be
             cut.
     """
+    if not (tuning or Tuning()).steps:
+        raise TransferError("the stages of fine-tuning have no steps: give at least one stage a step.")
     tuning = (tuning or Tuning()).on(len(table))
     classes = np.asarray(labels, dtype=np.int64)
     if not len(classes) or len(classes) != len(table) or classes.min() < 0 or classes.max() >= n_classes:
@@ -156,9 +158,21 @@ def fine_tune(
     model.backbone.freeze([])
     model.eval()
     model.backbone.provenance = copy.deepcopy(backbone.provenance)  # a checkpoint has written its own there
-    mark_trained(model.backbone, {name for stage in tuning.stages for name in trained_layers(backbone, layer, stage)})
+    weighed = result.steps if result.best_step is None else result.best_step  # steps behind the weights
+    mark_trained(model.backbone, _trained_by(backbone, layer, tuning, weighed))
     found = result.metrics
     return Tuned(model.backbone, _head(model), found["accuracy"], found.get("validation/accuracy"), result.best_step)
+
+
+def _trained_by(backbone: Backbone, layer: str, tuning: Tuning, step: int) -> set[str]:
+    """Return the layers that have trained in the steps up to and including a step: a run may end before its stages."""
+    trained: set[str] = set()
+    before = 0
+    for stage in tuning.stages:
+        if stage.steps and before < step:
+            trained |= {*trained_layers(backbone, layer, stage)}
+        before += stage.steps
+    return trained
 
 
 def _head(model: Classifier) -> FittedLinear:
@@ -176,7 +190,7 @@ def _phases(model: Classifier, tuning: Tuning, kept: KeptFeed | None) -> list[Ph
     for place, stage in enumerate(tuning.stages, start=1):
         trained = trained_layers(model.backbone, model.layer, stage)
         still = highest_still(model.backbone, model.layer, trained)
-        if kept is not None and still not in (None, model.layer):
+        if kept is not None and still is not None and (still != model.layer or kept.augment is not None):
             model.backbone.lower(still)  # refuses a backbone that cannot be cut before anything is trained
         phases.append(
             Phase(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -18,10 +18,11 @@ from auxtasks.data.pair_table import PairTable, distinct_items
 from auxtasks.data.plan import EpochPlan
 from auxtasks.features.batches import Table
 from auxtasks.features.cache import FeatureCache
-from auxtasks.features.crossings import crossings
+from auxtasks.features.crossings import crossing_bytes, crossings
 from transfer.classifier import Crossed, LabelledBatch
+from transfer.freezing import Stage, highest_still, trained_layers
 
-__all__ = ["KeptFeed"]
+__all__ = ["KeptFeed", "kept_bytes"]
 
 Rows = NDArray[np.int64]
 
@@ -119,3 +120,25 @@ class KeptFeed(FollowsSteps):
             return Crossed(kept.batch(needed), self.cut, torch.from_numpy(left), torch.from_numpy(right))
 
         return read
+
+
+def kept_bytes(
+    backbone: Backbone, layer: str, table: Table, stages: Sequence[Stage], *, augments: bool = False, views: int = 1
+) -> int:
+    """Return what crosses the cuts of stages takes, in bytes, of the stage where it is most, without computing it.
+
+    Features for the head alone, which are far less, are not counted.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> from auxtasks.data import FeatureTable
+        >>> rows = np.arange(10)
+        >>> table = FeatureTable(np.ones((10, 4), np.float32), rows, ("a",), rows=rows, skipped=(), fingerprint="ones")
+        >>> kept_bytes(mlp(width=4, hidden=[6, 3, 2]), "hidden3", table, [Stage(5, 0), Stage(5, 1), Stage(5, 2)])
+        240
+    """
+    cuts = {highest_still(backbone, layer, trained_layers(backbone, layer, stage)) for stage in stages}
+    if not augments:
+        cuts.discard(layer)  # nothing but the head trains: its features are kept
+    items = table.compact().items if isinstance(table, PairTable) else table
+    return max((crossing_bytes(backbone, items, cut, views=views) for cut in cuts if cut is not None), default=0)

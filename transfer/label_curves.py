@@ -54,17 +54,20 @@ class LabelCurve:
         head: name in `transfer.heads.HEADS`.
         options: of the head.
         points: one for each number of labels, rising.
+        seeds: how many arrays of features there were.
     """
 
     features: str
     head: str
     options: Mapping[str, Option]
     points: tuple[CurvePoint, ...]
+    seeds: int = 1
 
     @property
     def values(self) -> dict[int, tuple[float, ...]]:
-        """Shots to the accuracy of each draw, as `transfer.crossing.crossing_point` takes it."""
-        return {point.shot: point.values for point in self.points}
+        """Shots to the accuracy of each draw, over seeds, as `transfer.crossing.crossing_point` takes it."""
+        by_seed = {point.shot: np.reshape(point.values, (self.seeds, -1)) for point in self.points}
+        return {shot: tuple(values.mean(axis=0).tolist()) for shot, values in by_seed.items()}
 
 
 def label_curves(
@@ -121,7 +124,7 @@ def label_curves(
                     for values in seeds
                 ]
                 points.append(_point(shot, found, draws, classes, n_classes, protocol, resamples))
-            curves.append(LabelCurve(name, head, dict(options), tuple(points)))
+            curves.append(LabelCurve(name, head, dict(options), tuple(points), len(seeds)))
     return curves
 
 

@@ -118,7 +118,10 @@ def near_texts(
     second = text_signatures(test) if test_signatures is None else test_signatures
     best: dict[int, tuple[int, int, float]] = {}
     compared: set[tuple[int, int]] = set()
-    for seen_row, test_row in _candidates(first, second):
+    # Short ones would be refused below; "Thank you." a thousand times in both makes a million candidates of them first.
+    long = np.flatnonzero([len(words_of(text)) >= shortest for text in test])
+    for seen_row, place in _candidates(first, second[long]):
+        test_row = int(long[place])
         if (seen_row, test_row) in compared:
             continue
         compared.add((seen_row, test_row))

@@ -7,6 +7,7 @@ as measured: an accuracy is a fraction, never per cent.
 from __future__ import annotations
 
 import math
+from statistics import fmean
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -183,12 +184,22 @@ class TargetReport(_Checked):
     @property
     def crossing(self) -> CrossingEntry | None:
         """From where on fine-tuning beats the frozen network; None unless both have the same draws at two numbers."""
-        low, high = ({shot: entry.values for shot, entry in self.arms.get(arm, {}).items()} for arm in _CROSSING_ARMS)
+        low, high = (
+            {shot: self._by_draw(entry.values) for shot, entry in self.arms.get(arm, {}).items()}
+            for arm in _CROSSING_ARMS
+        )
         shared = low.keys() & high.keys()
         if len(shared) < 2 or len({len(arm[shot]) for arm in (low, high) for shot in shared}) > 1:
             return None
         found = crossing_point(low, high, names=_CROSSING_ARMS, higher_is_better=self.higher_is_better)
         return CrossingEntry.of(found)
+
+    def _by_draw(self, values: list[float]) -> list[float]:
+        """Return one score a label draw: pretraining seeds share the draws, and are no further ones."""
+        draws = self.protocol.draws
+        if len(values) <= draws or len(values) % draws:
+            return values
+        return [fmean(values[draw::draws]) for draw in range(draws)]
 
 
 class Cost(_Open):

@@ -207,7 +207,9 @@ def _misfit(name: str, origin: tuple[str, ...], given: Tensor, own: Tensor) -> M
         raise TransferError(f"{name} has no memory {side} (device meta): make it real first, with to_empty.")
     if given.shape != own.shape:
         return Misfit(name, origin, str(tuple(given.shape)), str(tuple(own.shape)))
-    if not torch.can_cast(given.dtype, own.dtype):
+    # PyTorch would cast the whole numbers of a quantised network to weights, without the scale that they are of.
+    whole_as_weight = own.is_floating_point() and not given.is_floating_point()
+    if whole_as_weight or not torch.can_cast(given.dtype, own.dtype):
         return Misfit(name, origin, str(given.dtype), str(own.dtype))
     return None
 
@@ -247,6 +249,8 @@ def _told_by(source: Backbone, plan: CopyPlan) -> CopyPlan:
     if random:
         notes.append(f"{len(random)} tensors are random in the source as well: nobody has trained them.")
     trained = source.provenance.get("pretrained_on")
+    if trained is None and "random" not in source.provenance:
+        notes.append("the source does not say what it was trained on: if nobody has trained it, all of it is random.")
     return dataclasses.replace(
         plan, notes=tuple(notes), random_in_source=random, pretrained_on=None if trained is None else str(trained)
     )

@@ -96,8 +96,9 @@ def crossing_sentence(target: TargetReport) -> str:
     if found is None:
         return ""
     low, high = found.low, found.high
-    shots = [shot for shot in target.protocol.shots if shot in target.arms[low] and shot in target.arms[high]]
-    fewest, most = shots[0], shots[-1]
+    shots = target.arms[low].keys() & target.arms[high].keys()
+    fewest, most = min(shots), max(shots)
+    each = " a class" if target.protocol.classes else ""
     if found.ci95 is None:
         sure = "a single draw, so no interval"
     elif found.ci95 == (0.0, None):
@@ -106,17 +107,22 @@ def crossing_sentence(target: TargetReport) -> str:
         ends = [_spell_end(end, fewest, most) for end in found.ci95]
         sure = f"95 % interval over label draws: {ends[0] if ends[0] == ends[1] else ' to '.join(ends)}"
     if found.at is None:
-        return f"{high} is not better with the most labels measured, {most} a class ({sure})."
+        return f"{high} is not better with the most labels measured, {most}{each} ({sure})."
     if found.at == 0:
-        return f"{high} is better at every number of labels measured, from {fewest} a class on ({sure})."
+        return f"{high} is better at every number of labels measured, from {fewest}{each} on ({sure})."
     total = f" ({found.at * target.protocol.classes:.0f} in all)" if target.protocol.classes else ""
-    return f"{low} is better below about {found.at:.2g} labels a class{total}, {high} above ({sure})."
+    return f"{low} is better below about {_spell_number(found.at)} labels{each}{total}, {high} above ({sure})."
 
 
 def _spell_end(end: float | None, fewest: int, most: int) -> str:
     if end is None:
         return f"more than {most}"
-    return f"{end:.2g}" if end else f"fewer than {fewest}"
+    return _spell_number(end) if end else f"fewer than {fewest}"
+
+
+def _spell_number(labels: float) -> str:
+    """Return "4.5", or "132": two digits would make that "1.3e+02"."""
+    return f"{labels:.2g}" if labels < 10 else f"{labels:.0f}"
 
 
 def failed_sentences(target: TargetReport) -> list[str]:

@@ -74,6 +74,32 @@ class InputSpec:
             per_image=per_image,
         )
 
+    def scaled_by(self, mean: Sequence[float] | None, std: Sequence[float] | None) -> InputSpec:
+        """Return the same pictures, normalised by other constants, one a channel; None keeps those that there are.
+
+        Raises:
+            BackboneError: another number of values than of channels, a value that is not finite, or a standard
+                deviation that is not above 0.
+
+        Example:
+            >>> InputSpec.image(8, channels=1).scaled_by(None, [1 / 255]).std
+            (0.00392156862745098,)
+        """
+        channels = self.channels or 0
+        for name, values, above in (("mean", mean, -math.inf), ("std", std, 0.0)):
+            if values is None:
+                continue
+            if len(values) != channels or not all(math.isfinite(value) and value > above for value in values):
+                wanted = "a finite value above 0" if above == 0 else "a finite value"
+                raise BackboneError(
+                    f"{name} holds {wanted} for each of the {channels} channels of the pictures; found {list(values)}."
+                )
+        return dataclasses.replace(
+            self,
+            mean=self.mean if mean is None else tuple(float(value) for value in mean),
+            std=self.std if std is None else tuple(float(value) for value in std),
+        )
+
     @classmethod
     def features(
         cls, width: int, *, mean: Sequence[float] = (), std: Sequence[float] = (), absent: float | None = None

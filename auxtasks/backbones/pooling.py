@@ -56,7 +56,9 @@ def pool_layer(output: Tensor | TextState, pool: Pool, prefix_tokens: int = 0) -
     if pool == "grid":
         if output.ndim != 4:
             raise LayerError(f'pool="grid" needs an image layer (B, C, H, W); this layer gives {tuple(output.shape)}.')
-        return F.adaptive_avg_pool2d(output, GRID).flatten(1)
+        # Pooling what has one value a cell copies it, slowly; the last stage of a small network has.
+        cells = output if output.shape[2:] == (GRID, GRID) else F.adaptive_avg_pool2d(output, GRID)
+        return cells.flatten(1)
     positions = output.flatten(2) if output.ndim == 4 else output[:, prefix_tokens:].transpose(1, 2)
     if pool == "mean_max":
         return torch.cat([positions.mean(dim=2), positions.amax(dim=2)], dim=1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ def timm_backbone(
     weights: str | None = None,
     size: int | None = None,
     channels: int = 3,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     seed: int = 0,
 ) -> Backbone:
     """Build a timm model without its classifier; the last layer ``pooled`` is what timm's forward returns.
@@ -44,6 +46,8 @@ def timm_backbone(
         weights: path of a state dict (``.safetensors`` or ``.pt``) instead, with or without a classifier.
         size: height and width of the pictures in pixels; nothing takes the model's own.
         channels: 1 for grey, 3 for colour; published weights are adapted by timm.
+        mean, std: one value a channel, on the scale [0, 1], that pictures are normalised by; nothing takes those of the
+            published weights. Weights of other origin may need others, see `transfer.foreign`.
         seed: of the random weights; PyTorch's global generator is left as it was.
 
     Raises:
@@ -58,6 +62,7 @@ def timm_backbone(
     if pretrained and weights is not None:
         raise BackboneError("pretrained=True and weights=PATH exclude each other: give one of the two.")
     settings = _settings(name)
+    spec = _input_spec(settings, size, channels).scaled_by(mean, std)
     options: dict[str, Any] = {"in_chans": channels}
     if size is not None and settings.fixed_input_size:
         options["img_size"] = size  # such models have parameters for every position
@@ -68,11 +73,11 @@ def timm_backbone(
             _load_published(module, name, options)
         elif weights is not None:
             _load_file(module, name, options, Path(weights).expanduser())
-    spec = _input_spec(settings, size, channels)
     stages, reader = _stages(module, spec)
     arguments = {
         # Not the weights: a saved folder has them and must be read without a network.
-        "name": name, "pretrained": False, "weights": None, "size": size, "channels": channels, "seed": seed,
+        "name": name, "pretrained": False, "weights": None, "size": size, "channels": channels, "mean": mean,
+        "std": std, "seed": seed,
     }  # fmt: skip
     prefix_tokens = 0 if reader is not None else int(getattr(module, "num_prefix_tokens", 0))
     backbone = Backbone(module, stages, spec, Family("timm", arguments), reader=reader, prefix_tokens=prefix_tokens)

@@ -28,7 +28,14 @@ __all__ = ["torchvision_backbone"]
 
 @register("torchvision")
 def torchvision_backbone(
-    name: str, *, pretrained: bool = False, weights: str | None = None, size: int | None = None, seed: int = 0
+    name: str,
+    *,
+    pretrained: bool = False,
+    weights: str | None = None,
+    size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    seed: int = 0,
 ) -> Backbone:
     """Build a torchvision model without its classifier; the last layer is what its last dense layer would take.
 
@@ -41,11 +48,13 @@ def torchvision_backbone(
         pretrained: load the published weights, fetched once into the folder that torchvision uses too.
         weights: path of a state dict (``.safetensors`` or ``.pt``) instead, with or without a classifier.
         size: height and width of the pictures in pixels; nothing takes what the published weights were tested at.
+        mean, std: one value a channel, on the scale [0, 1], that pictures are normalised by; nothing takes those of the
+            published weights. Weights of other origin may need others, see `transfer.foreign`.
         seed: of the random weights; PyTorch's global generator is left as it was.
 
     Raises:
         BackboneError: a name that torchvision does not have, a class without a table of stages, weights that cannot be
-            fetched or do not fit, or a size that the network cannot take.
+            fetched or do not fit, or a size or a scale that the network cannot take.
 
     Example:
         >>> torchvision_backbone("resnet18", size=64).layer_dims
@@ -57,6 +66,8 @@ def torchvision_backbone(
         check_positive(size=size)
     model = _Model.of(name)
     pixels = size or model.published.transforms.keywords["crop_size"]
+    transforms: Any = model.published.transforms()
+    spec = InputSpec.image(pixels, channels=3, mean=transforms.mean, std=transforms.std).scaled_by(mean, std)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = model.create(pixels)
@@ -64,15 +75,14 @@ def torchvision_backbone(
         _load(module, model, fetched(model.published.url))
     elif weights is not None:
         _load(module, model, Path(weights).expanduser())
-    transforms: Any = model.published.transforms()
     arguments = {
         # Not the weights: a saved folder has them and must be read without a network.
-        "name": name, "pretrained": False, "weights": None, "size": size, "seed": seed,
+        "name": name, "pretrained": False, "weights": None, "size": size, "mean": mean, "std": std, "seed": seed,
     }  # fmt: skip
     backbone = Backbone(
         module,
         stages_of(module, _layer_dims(module, model.name, pixels)),
-        InputSpec.image(pixels, channels=3, mean=transforms.mean, std=transforms.std),
+        spec,
         Family("torchvision", arguments),
         prefix_tokens=model.architecture.prefix_tokens,
     )

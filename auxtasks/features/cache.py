@@ -19,7 +19,7 @@ from auxtasks.errors import DataError
 from auxtasks.features.batches import Table, item_noun
 from auxtasks.features.computation import Computation
 from auxtasks.features.dtypes import Dtype, Stored, check_dtype, empty, encode, item_bytes
-from auxtasks.features.entries import lock_of, make_room, too_large
+from auxtasks.features.entries import could_hold, lock_of, make_room, too_large
 from auxtasks.features.extract import feature_computation, feature_widths
 from auxtasks.features.key import EXTRACTION_VERSION, feature_key, key_of, prefix_digest
 from auxtasks.features.locks import exclusive
@@ -82,6 +82,10 @@ class FeatureCache:
         self._limit = default if limit_bytes is None else limit_bytes
         self._dtype: Dtype = dtype
         self._save_seconds = save_seconds
+
+    def could_hold(self, needed: int) -> bool:
+        """Whether so many bytes could be kept, were all that is kept now removed."""
+        return needed <= self._limit and (self._folder is None or could_hold(self._folder, needed))
 
     def features(
         self, backbone: Backbone, table: Table, layers: Mapping[str, Pool], *, mirror: bool = False

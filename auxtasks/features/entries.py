@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
 import shutil
 import time
 from collections.abc import Collection, Mapping
@@ -19,10 +20,24 @@ from auxtasks import checkpoint
 from auxtasks.errors import CheckpointError, DataError
 from auxtasks.features.locks import seize, try_exclusive
 
-__all__ = ["Entry", "entries", "lock_of", "make_room", "mark_used", "remove", "remove_folder", "unfinished_of"]
+__all__ = [
+    "Entry",
+    "could_hold",
+    "entries",
+    "lock_of",
+    "make_room",
+    "mark_used",
+    "remove",
+    "remove_folder",
+    "too_large",
+    "unfinished_of",
+]
 
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
+
+_KEY = re.compile(r"[0-9a-f]{32}")
+_HIDDEN = re.compile(r"\.[^.]+(\.unfinished)?(\.removed-\d+-\d+)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +84,19 @@ def entries(folder: Path) -> list[Entry]:
         for place in folder.iterdir():
             # Another process may remove it while it is looked at.
             with contextlib.suppress(FileNotFoundError):
-                if place.is_dir():
+                if place.is_dir() and _is_ours(place):
                     found.append(_entry(place))
     return sorted(found, key=lambda entry: (entry.used, entry.key))
+
+
+def _is_ours(place: Path) -> bool:
+    """Whether a folder is an entry: what somebody else keeps beside them is neither counted nor removed."""
+    if place.name.startswith("."):
+        return "." in place.name[1:] and _HIDDEN.fullmatch(place.name) is not None
+    if _KEY.fullmatch(place.name):
+        return True
+    names = {path.name for path in place.iterdir()}
+    return MANIFEST in names and all(name == MANIFEST or name.endswith(".npy") for name in names)
 
 
 def _entry(place: Path) -> Entry:
@@ -86,10 +111,18 @@ def _entry(place: Path) -> Entry:
         key=key,
         place=place,
         state="unfinished" if is_unfinished else "left over" if hidden else "whole",
-        bytes=sum(path.stat().st_size for path in place.iterdir()),
+        bytes=sum(_size(path) for path in place.iterdir()),
         used=(record if record.is_file() else place).stat().st_mtime,
         about=about,
     )
+
+
+def _size(file: Path) -> int:
+    """Return a file's bytes; 0 if it went meanwhile, as do those that progress is written to before it is renamed."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def mark_used(place: Path) -> None:
@@ -150,6 +183,12 @@ def make_room(folder: Path, needed: int, limit: int, what: str, *, spare: Collec
         if remove(entry):
             total -= entry.bytes
             free += entry.bytes
+
+
+def could_hold(folder: Path, needed: int) -> bool:
+    """Whether the disk would have so many bytes, were all entries of a folder removed."""
+    free = shutil.disk_usage(_existing_parent(folder)).free
+    return needed <= free + sum(entry.bytes for entry in entries(folder))
 
 
 def too_large(what: str, needed: int, allowed: int) -> str:

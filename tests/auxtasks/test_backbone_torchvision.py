@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torchvision import models
 
-from auxtasks.backbones import Backbone, torchvision_backbone
+from auxtasks.backbones import Backbone, build, torchvision_backbone
 from auxtasks.backbones.torchvision_stages import ARCHITECTURES
 from auxtasks.errors import BackboneError
 
@@ -379,3 +379,17 @@ def test_two_sources_of_weights_a_missing_file_and_a_pickle_are_errors(cache, tm
     with pytest.raises(BackboneError, match="a pickle that would run code when read"):
         torchvision_backbone("resnet18", pretrained=True)
     assert not proof.exists()
+
+
+@pytest.mark.parametrize("name", ["torchvision/resnet18", "timm/test_resnet"])
+def test_pictures_on_another_scale_are_kept_with_the_network(name, tmp_path):
+    backbone = build(name, size=64, mean=[0.1, 0.2, 0.3], std=[1 / 255, 1 / 255, 1])
+    again = Backbone.from_pretrained(backbone.save_pretrained(tmp_path / "saved"))
+    for network in (backbone, again, again.untrained(seed=1)):
+        assert network.input.mean == (0.1, 0.2, 0.3)
+        assert network.input.std == (1 / 255, 1 / 255, 1.0)
+    assert build(name, size=64, std=[1, 1, 1]).input.mean == build(name, size=64).input.mean
+    with pytest.raises(BackboneError, match=r"mean holds a finite value for each of the 3 channels .* found \[0.5\]"):
+        build(name, size=64, mean=[0.5])
+    with pytest.raises(BackboneError, match=r"std holds a finite value above 0 for each of the 3 channels"):
+        build(name, size=64, std=[1, 0, 1])

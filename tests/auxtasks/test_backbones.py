@@ -433,6 +433,11 @@ def test_pooling_an_image_layer():
     assert torch.allclose(pool_layer(output, "grid"), torch.tensor(cells))
     assert torch.equal(pool_layer(output, "flatten"), output.reshape(2, -1))
     assert pool_layer(output, "none") is output
+    smallest = output[:, :, :3, :3]  # a cell a value: nothing is averaged
+    assert torch.equal(pool_layer(smallest, "grid"), smallest.flatten(1))
+    assert torch.equal(
+        pool_layer(output[:, :, :3], "grid"), torch.nn.functional.adaptive_avg_pool2d(output[:, :, :3], 3).flatten(1)
+    )
 
 
 def test_pooling_tokens_leaves_the_prefix_out():

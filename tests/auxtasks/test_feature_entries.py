@@ -277,6 +277,27 @@ def test_what_fits_in_no_case_removes_nothing(tmp_path):
     assert [entry.key for entry in entries(tmp_path)] == ["small"]
 
 
+def test_what_somebody_keeps_beside_the_entries_is_neither_counted_nor_removed(tmp_path):
+    beside = [tmp_path / "holidays", tmp_path / ".git", tmp_path / "backbone"]
+    for place in beside:
+        place.mkdir()
+        (place / "manifest.json").write_text("{}" + " " * total_of(1))
+        (place / "model.safetensors").write_text("mine")
+    keep(tmp_path, "old", limit=total_of(1))
+    gc.collect()
+    keep(tmp_path, "new", limit=total_of(1))
+    assert [entry.key for entry in entries(tmp_path)] == ["new"]
+    assert all((place / "model.safetensors").read_text() == "mine" for place in beside)
+
+
+def test_an_entry_of_which_a_file_goes_while_it_is_counted_is_counted_all_the_same(tmp_path):
+    keep(tmp_path)
+    (before,) = entries(tmp_path)
+    (tmp_path / "key" / "gone.npy").symlink_to(tmp_path / "nowhere")
+    (after,) = entries(tmp_path)
+    assert after.bytes == before.bytes
+
+
 def test_what_was_begun_makes_room_too_unless_it_goes_on(tmp_path):
     with pytest.raises(KeyboardInterrupt, match="stopped"):
         keep(tmp_path, "begun", of=computation(interrupt=stops_at(3, KeyboardInterrupt("stopped"))), limit=total_of(1))

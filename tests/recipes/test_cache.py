@@ -110,6 +110,15 @@ def test_what_is_in_use_stays(folder, faces, backbone):
     assert np.isfinite(held["stage1"]).all()
 
 
+def test_what_an_interrupted_removal_of_something_unfinished_left_is_listed_and_cleared(folder):
+    left = folder / "features" / f".{'a' * 32}.unfinished.removed-1-2"
+    left.mkdir()
+    (left / "a.npy").write_bytes(b"1234")
+    assert "left over: " in describe_cache(folder)
+    clear_cache(folder)
+    assert not left.exists()
+
+
 def test_nothing_else_in_the_folder_is_touched(folder):
     mine = [folder / "letters", folder / "pictures" / "holidays", folder / "features" / "mine"]
     for place in mine:

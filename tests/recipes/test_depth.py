@@ -59,12 +59,16 @@ def test_a_folder_of_another_search_is_refused(searched, finished):
         search(finished, out)
     with pytest.raises(CheckpointError, match=r"asked for strangers, all labels, 1 draws, frozen\. Choose another"):
         search(finished, out, whole=True)
+    with pytest.raises(CheckpointError, match=r"folds=2, repeats=1; asked for folds=2, repeats=3\. Choose another"):
+        search(finished, out, modes=["frozen", "finetuned"], repeats=3)
 
 
 def test_all_labels_are_not_tested_without_a_test_set(finished, tmp_path):
     report = search(finished, tmp_path / "whole", whole=True)
     assert (report.shots, report.draws, report.labels, report.test) == (None, 1, 15, None)
     assert not (tmp_path / "whole" / "test_openings.jsonl").exists()
+    with pytest.raises(CheckpointError, match=r"folds=5, repeats=1; asked for folds=3, repeats=1"):
+        search(finished, tmp_path / "whole", whole=True, folds=3)
 
 
 def test_a_validation_set_and_a_test_set_of_the_recipe_are_used(finished, tmp_path):
@@ -76,12 +80,13 @@ def test_a_validation_set_and_a_test_set_of_the_recipe_are_used(finished, tmp_pa
     assert report.validation_labels == 3
     assert report.test_items == 9
     assert "named validation set of 3 labelled items" in report.chosen_by
+    assert (report.folds, report.repeats) == (None, None)
 
 
 def test_the_run_stays_as_it_is(searched, finished):
     assert not (finished / "depth.json").exists()
     assert RunFolder(finished).report.is_file()
-    with pytest.raises(TransferError, match="is the run itself: give the search a folder of its own"):
+    with pytest.raises(TransferError, match="is the run itself: the result needs a folder of its own"):
         search(finished, finished)
 
 

@@ -46,7 +46,7 @@ def test_the_scores_are_those_of_heads_on_the_backbones_features(run):
         "strangers: 20 episodes, 3-way, 1-shot, 2 queries a class, from 15 pictures of 3 classes; chance 33.3 %" in text
     )
     assert f"{found.scores['embedding']['ridge'].mean * 100:.1f} % [" in text
-    assert "picked on what it is tested on" not in text
+    assert "The best of several layers or heads, picked here, was picked on what it is tested on." in text
     assert any("strangers" in note for note in found.notes)  # leaks were looked for
 
 
@@ -75,6 +75,7 @@ def test_heads_that_are_not_fitted_in_batches_are_left_out_with_a_note(run):
     heads = "transfer.heads=[{name: neighbors, options: {k: 1}}, {name: logistic, options: {C: 10.0}}]"
     found = episodes_run(run, [heads], "strangers", **SIZES)
     assert list(found.scores["embedding"]) == ["logistic C=10.0"]
+    assert not any("picked on what it is tested on" in line for line in found.lines())  # there is one of each
     assert "Left out, since it is not fitted in batches: neighbors k=1." in found.notes
     with pytest.raises(TransferError, match=r"only neighbors; episodes are for prototype, logistic, ridge"):
         episodes_run(run, ["transfer.heads=[{name: neighbors}]"], "strangers", **SIZES)

@@ -8,15 +8,18 @@ import sys
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import transfer
 from auxtasks import checkpoint
-from auxtasks.backbones import Backbone
+from auxtasks.backbones import Backbone, build
 from auxtasks.data import load_source
 from auxtasks.errors import CheckpointError, LayerError, RecipeError, TransferError
 from auxtasks.features.extract import extract
+from recipes.config import load_recipe
 from recipes.finetune import finetune_lines, finetune_run
 from recipes.folder import RunFolder
+from recipes.run import pretrain_recipe
 from transfer.model import table_of_items
 
 STAGES = ["transfer.tuning.stages=[{steps: 2, top_layers: 0}, {steps: 3, layers: [stage2], rate: 0.5}, {steps: 2}]",
@@ -112,6 +115,43 @@ def test_without_a_validation_set_the_first_rate_is_taken_and_kept_views_give_th
     assert "test items" not in "\n".join(finetune_lines(whole))
 
 
+def test_what_does_not_fit_the_cache_is_computed_anew_and_said(finished, tmp_path, monkeypatch, capsys):
+    overrides = [*STAGES, "transfer.augment=null"]
+    monkeypatch.setenv("AUXTASKS_CACHE", str(tmp_path / "cache"))
+    whole = finetune_run(finished, overrides, "strangers", tmp_path / "whole", layer="stage2")
+    assert not any("computed anew" in note for note in whole["notes"])
+    assert "strangers: 0.0 MB of what crosses a cut" in capsys.readouterr().err  # 15 x 8 x 8 x 8 x 4 bytes
+    monkeypatch.setenv("AUXTASKS_CACHE_GB", "0.00002")
+    monkeypatch.setenv("AUXTASKS_CACHE", str(tmp_path / "small"))
+    small = finetune_run(finished, overrides, "strangers", tmp_path / "out", layer="stage2")
+    assert any("more than the cache may or can hold" in note for note in small["notes"])
+    assert small["training_accuracy"] == whole["training_accuracy"]
+
+
+def test_a_network_that_cannot_be_cut_is_fine_tuned_without_augmentation_too(miniature, tmp_path):
+    network = build("timm/test_efficientnet", size=32, channels=1)
+    assert not network.can_be_cut
+    network.save_pretrained(tmp_path / "network", pretrained_on="a zoo")
+    written = yaml.safe_load(miniature.read_text())
+    parts = {name: written[name] for name in ("transfer", "targets")}
+    recipe = {"name": "uncut", "task": {"name": "ready_made"}, "backbone": {"pretrained": str(tmp_path / "network")}}
+    (tmp_path / "uncut.yaml").write_text(yaml.safe_dump({**recipe, **parts}))
+    pretrain_recipe(load_recipe(str(tmp_path / "uncut.yaml")), tmp_path / "run")
+    overrides = ["transfer.tuning.stages=[{steps: 1, top_layers: 0}, {steps: 1, top_layers: 1}]",
+                 "transfer.augment=null"]  # fmt: skip
+    found = finetune_run(tmp_path / "run", overrides, "strangers", tmp_path / "out", layer="pooled")
+    assert found["layer"] == "pooled"
+
+
+def test_a_folder_with_the_result_of_another_layer_is_not_passed_off_as_that_of_this_one(tuned, finished):
+    out, found = tuned
+    rates = ["transfer.tuning.learning_rates=[1e-3, 3e-3]", "transfer.scratch.learning_rates=[1e-3, 3e-3]"]
+    again = finetune_run(finished, [*STAGES, *PARTS, *rates], "strangers", out, layer=found["layer"])
+    assert again["test"]["mean"] == found["test"]["mean"]
+    with pytest.raises(TransferError, match=rf"result of a head on {found['layer']}, not on stem: choose another"):
+        finetune_run(finished, [*STAGES, *PARTS, *rates], "strangers", out, layer="stem")
+
+
 def test_a_run_that_was_stopped_goes_on(finished, tmp_path, monkeypatch):
     from transfer.finetune import Classifier
 
@@ -167,9 +207,7 @@ def test_two_processes_give_the_model_of_one(finished, tmp_path):
 
 def test_what_cannot_be_meant_is_refused(finished, tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(
-        TransferError, match=r'no target "stranger" in the recipe: strangers\. Did you mean "strangers"'
-    ):
+    with pytest.raises(TransferError, match=r'no target "stranger" in the recipe of .* Did you mean "strangers"'):
         finetune_run(finished, [], "stranger", out)
     with pytest.raises(TransferError, match=r"is the run itself: the result needs a folder of its own"):
         finetune_run(finished, [], "strangers", finished)

@@ -11,6 +11,8 @@ from auxtasks.backbones import Backbone, build, mlp
 from auxtasks.errors import AuxtasksError, CheckpointError, LayerError, RecipeError, TransferError
 from recipes.import_weights import import_weights
 from recipes.predict import describe_backbone
+from transfer.linear_heads import FittedLinear
+from transfer.model import TargetModel
 from transfer.origins import random_layers
 
 MLP = ["width=4", "hidden=[8, 3]"]
@@ -185,3 +187,27 @@ def test_a_pickle_that_wants_to_run_code_is_refused(told, tmp_path):
         import_weights(tmp_path / "evil.pt", "mlp", MLP, out=tmp_path / "out", tell=told.append)
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rules": "vgg16-caffe", "by": "layer"}, "--by-layer: copies by the position of layers, and --rules by name"),
+        ({"check": "outputs.npz", "dry_run": True}, "--check: compares what the network computes"),
+    ],
+)
+def test_an_option_that_would_have_no_effect_is_refused(weights, told, tmp_path, options, message):
+    with pytest.raises(RecipeError, match=message):
+        import_weights(weights, "mlp", MLP, out=tmp_path / "out", tell=told.append, **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_target_models_backbone_is_a_source_and_a_network_to_copy_into(weights, trained, told, tmp_path):
+    head = FittedLinear(np.zeros((2, 3)), np.zeros(2), unit_rows=False)
+    model = TargetModel(mlp(width=4, hidden=[8, 3], seed=1), "hidden2", "mean", False, head, ("a", "b"), None)
+    model.save(tmp_path / "model")
+    import_weights(weights, str(tmp_path / "model"), renames=RENAMES, out=tmp_path / "out", tell=told.append)
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(Backbone.from_pretrained(tmp_path / "out")(x), trained(x))
+    plan = import_weights(tmp_path / "model", "mlp", MLP, dry_run=True, tell=told.append)
+    assert plan.share == 1

@@ -115,3 +115,12 @@ def edited(folder):
         "transfer": {**SMALL["transfer"], "near_duplicates": True},
         "targets": {"people": {"path": str(folder / "labels"), "test": {"path": str(folder / "test")}}},
     }
+
+
+def test_the_report_says_which_layers_nobody_has_trained(tmp_path, saved):
+    target = convnet(size=32, channels=1, widths=[8, 8], blocks=[1, 1], embedding=6, seed=6)
+    transfer.reuse(Backbone.from_pretrained(saved), target, select=transfer.Select(up_to="stage1"))
+    place = tmp_path / "run"
+    run_recipe(load_recipe(str(written(tmp_path, target.save_pretrained(tmp_path / "part")))), place)
+    notes = json.loads((place / "transfer" / "report.json").read_text())["notes"]
+    assert "Layers with random weights, which nobody has trained: stage2, embedding." in notes

@@ -539,7 +539,7 @@ def test_texts_that_the_validation_set_shares_with_the_test_are_refused(target_r
     rows = validated(rows_of("ab", "ab"))
     rows[-1][0] = rows[16][0].upper()
     said = target_refused(rows, "targets.mine.validation.where.part=validate")
-    assert "texts in support and test: 1 (support row 19 = test row 0)" in said  # after the 16 to draw labels from
+    assert "texts in validation and test: 1 (validation row 3 = test row 0)" in said
 
 
 def test_a_corpus_in_which_nothing_can_be_shuffled_is_refused(refused, tmp_path):

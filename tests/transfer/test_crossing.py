@@ -121,16 +121,21 @@ def test_failed_runs_are_those_that_are_not_above_chance():
 # --- in the report ----------------------------------------------------------------------------------------------------
 
 
-def report_of(start=-0.15, slope=0.1, shots=(1, 5, 50), **changes):
+def report_of(start=-0.15, slope=0.1, shots=(1, 5, 50), *, classes=4, seeds=1, wobble=0.0, **changes):
     rng = np.random.default_rng(0)
     draws, units = 8, 40
     hard = 0.02 * rng.normal(size=(draws, units))
+    luck = wobble * rng.normal(size=(draws, 1))
     tables = {
         "frozen": dict.fromkeys(shots, 0.6 + hard),
-        "finetuned": {shot: 0.6 + hard + start + slope * math.log(shot) for shot in shots},
+        "finetuned": {shot: 0.6 + hard + luck + start + slope * math.log(shot) for shot in shots},
         "scratch": {shot: 0.25 + hard - hard.mean(axis=1, keepdims=True) + (shot > 1) * 0.1 for shot in shots},
     }
-    protocol = {"shots": [*shots], "draws": draws, "classes": 4, "validation_labels": 0, "test_items": 40}
+    if seeds > 1:
+        tables = {
+            arm: {shot: np.stack([found] * seeds) for shot, found in each.items()} for arm, each in tables.items()
+        }
+    protocol = {"shots": [*shots], "draws": draws, "classes": classes, "validation_labels": 0, "test_items": 40}
     return build_report("demo", 0, {"digits": TargetResults(tables, protocol)}, versions={}, resamples=200, **changes)
 
 
@@ -188,6 +193,25 @@ def test_ends_that_were_not_measured_are_zero_or_null_in_json(tmp_path):
 )
 def test_the_sentence_says_where_they_do_not_cross(given, sentence):
     assert sentence in crossing_sentence(report_of(**given).targets["digits"])
+
+
+def test_seeds_are_no_further_draws():
+    one = report_of(wobble=0.03).targets["digits"]
+    tripled = report_of(seeds=3, wobble=0.03).targets["digits"]
+    assert len(tripled.arms["frozen"][1].values) == 3 * len(one.arms["frozen"][1].values)
+    assert one.crossing.ci95[0] < one.crossing.ci95[1]
+    assert tripled.crossing.at == pytest.approx(one.crossing.at)
+    assert tripled.crossing.ci95 == pytest.approx(one.crossing.ci95)
+
+
+def test_many_labels_are_written_out_and_pairs_have_no_classes():
+    many = report_of(start=-0.55, shots=(1, 50, 1000)).targets["digits"]
+    assert "frozen is better below about 245 labels a class (979 in all), finetuned above" in crossing_sentence(many)
+    assert "e+" not in crossing_sentence(many)
+    pairs = report_of(classes=None).targets["digits"]
+    assert crossing_sentence(pairs).startswith("frozen is better below about 4.5 labels, finetuned above (")
+    never = report_of(start=-0.4, slope=0.0, classes=None).targets["digits"]
+    assert "with the most labels measured, 50 (" in crossing_sentence(never)
 
 
 def test_one_number_of_labels_has_no_crossing_and_a_metric_without_chance_no_failures():

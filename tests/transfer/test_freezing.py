@@ -12,10 +12,13 @@ from auxtasks.data.augment import Augment
 from auxtasks.data.pair_table import PairTable
 from auxtasks.errors import CheckpointError, LayerError, TransferError
 from auxtasks.features.cache import FeatureCache
+from auxtasks.features.crossings import crossings
 from auxtasks.training.settings import LoopSettings
 from transfer import classifier
 from transfer.finetune import Classifier, fine_tune
 from transfer.freezing import Stage, Tuning, gradual, head_then_all, highest_still, layer_rates, trained_layers
+from transfer.kept_feed import kept_bytes
+from transfer.origins import random_layers
 
 
 @pytest.fixture
@@ -228,6 +231,16 @@ def test_kept_items_of_pairs_train_as_pairs_do(backbone, quadrants, tmp_path, fo
     assert_same(kept, whole)
 
 
+def test_what_will_be_kept_is_known_before(backbone, quadrants):
+    stages = [Stage(1, top_layers=0), Stage(1, top_layers=1), Stage(1, layers=("stage1",)), Stage(1)]
+    of = {
+        name: crossings(backbone, quadrants, name, cache=FeatureCache()).bytes for name in ("stem", "stage1", "stage2")
+    }
+    assert kept_bytes(backbone, "stage2", quadrants, stages) == max(of["stem"], of["stage1"])
+    assert kept_bytes(backbone, "stage2", quadrants, stages[:1]) == 0
+    assert kept_bytes(backbone, "stage2", quadrants, stages[:1], augments=True, views=3) == 3 * of["stage2"]
+
+
 def test_kept_outputs_are_accumulated_as_one_batch(backbone, quadrants):
     asked = tuning(*STAGES, learning_rate=1e-3)
     one, four = (
@@ -309,6 +322,12 @@ def test_a_folder_of_other_stages_is_refused(backbone, quadrants, tmp_path):
         tune(backbone, "stage2", "grid", quadrants, tuning(Stage(1, 0), Stage(1, 2)), folder=tmp_path)
 
 
+def test_stages_without_a_step_are_refused(backbone, quadrants):
+    for stages in ((), (Stage(0),)):
+        with pytest.raises(TransferError, match="give at least one stage a step"):
+            tune(backbone, "stage2", "grid", quadrants, tuning(*stages))
+
+
 # --- the best validation ----------------------------------------------------------------------------------------------
 
 
@@ -324,3 +343,13 @@ def test_the_best_validation_is_kept(backbone, quadrants):
     assert tuned.validation_accuracy == accuracy > 0.25
     plain = tune(backbone, "stage2", "grid", quadrants, asked)
     assert (plain.validation_accuracy, plain.best_step) == (None, None)
+
+
+def test_layers_of_stages_that_no_step_was_done_of_are_not_said_to_be_trained(backbone, quadrants):
+    tuned = tune(backbone, "stage2", "grid", quadrants, tuning(Stage(2, top_layers=1), Stage(0)))
+    assert random_layers(tuned.backbone) == ("stem", "stage1", "embedding")
+    # At a rate of nothing no validation is better than the first, which lies in the stage of the head alone.
+    asked = tuning(Stage(4, top_layers=0), Stage(8), learning_rate=1e-12)
+    loop = LoopSettings(validate_every=2, keep_best="accuracy", show_progress=False)
+    tuned = tune(backbone, "stage2", "grid", quadrants, asked, loop=loop, validation=quadrants)
+    assert (tuned.best_step, random_layers(tuned.backbone)) == (2, backbone.layer_names)

@@ -82,6 +82,9 @@ def test_seeds_are_one_more_sample():
     (both,) = label_curves({"top": others}, labels, protocol, resamples=100)
     each = [label_curves({"top": values}, labels, protocol, resamples=100)[0] for values in others]
     assert both.points[0].values == pytest.approx(each[0].points[0].values + each[1].points[0].values)
+    # Where curves cross, draws are the sample: those of a second seed are the same labels again.
+    assert both.values[2] == pytest.approx(np.mean([one.points[0].values for one in each], axis=0))
+    assert each[0].values[2] == pytest.approx(each[0].points[0].values)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
+import transfer.near_texts as near_texts_module
 from auxtasks.data import decode_images, load_source
 from auxtasks.errors import LeakError, TransferError
 from transfer.near_duplicates import find_near_duplicates
@@ -144,3 +145,14 @@ def test_nothing_is_nearly_nothing():
     assert near_texts([], ["a text"]) == []
     empty = np.zeros((0, 4, 4, 3), np.uint8)
     assert near_pictures(picture_signatures(empty), picture_signatures(np.zeros((1, 4, 4, 3), np.uint8))) == []
+
+
+def test_short_texts_that_come_often_make_no_candidates(monkeypatch):
+    looked_for = []
+    candidates = near_texts_module._candidates
+    monkeypatch.setattr(
+        near_texts_module, "_candidates", lambda seen, test: looked_for.append(len(test)) or candidates(seen, test)
+    )
+    long = "The old house stood near a river in the north ."
+    found = near_texts_module.near_texts(["Thank you ."] * 9 + [long], ["Thank you ."] * 9 + [long.upper()])
+    assert (found, looked_for) == ([(9, 9, 1.0)], [1])

@@ -106,12 +106,14 @@ def test_nothing_loaded_is_an_error_that_guesses_the_prefix():
     with pytest.raises(TransferError, match=r'nothing would be loaded.* begin with "module."') as caught:
         reuse(wrapped, nn.Linear(2, 3))
     assert r'Rule(r"module\.(.*)", r"\1")' in str(caught.value)
+    assert r"--rename 'module\.(.*)=\1'" in str(caught.value)
     target = nn.Linear(2, 3)
     reuse(wrapped, target, rules=[Rule(r"module\.(.*)", r"\1")])
     assert torch.equal(target.weight, network.weight)
     with pytest.raises(TransferError, match=r'The names here begin with "encoder.inner."') as caught:
         reuse(network, nn.ModuleDict({"encoder": nn.ModuleDict({"inner": nn.Linear(2, 3)})}))
     assert r'Rule("(.*)", r"encoder.inner.\1")' in str(caught.value)
+    assert r"--rename '(.*)=encoder.inner.\1'" in str(caught.value)
 
 
 def test_a_counter_alone_is_nothing():
@@ -152,6 +154,10 @@ def test_numbers_of_another_kind_do_not_fit():
     source = {**state_of(target), "num_batches_tracked": torch.tensor(0.5)}
     with pytest.raises(TransferError, match=r"num_batches_tracked is torch.float32 in the source, torch.int64 here"):
         reuse(source, target)
+    # Whole numbers of a quantised network are no weights without their scale.
+    quantised = {**state_of(target), "weight": torch.tensor([3, -7], dtype=torch.int8)}
+    with pytest.raises(TransferError, match=r"weight is torch.int8 in the source, torch.float32 here"):
+        reuse(quantised, target)
     halves = {
         name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state_of(target).items()
     }
@@ -279,7 +285,9 @@ def test_a_backbone_that_says_nothing_is_random_until_it_was_pretrained():
 
 
 def test_networks_that_read_other_input_are_noted():
-    plan = reuse(build("timm/test_resnet", size=64), build("timm/test_resnet", size=96), dry_run=True)
+    source = build("timm/test_resnet", size=64)
+    source.provenance["pretrained_on"] = "pictures"
+    plan = reuse(source, build("timm/test_resnet", size=96), dry_run=True)
     assert len(plan.notes) == 1
     assert "the source was trained on" in plan.notes[0]
     assert "note: the source was trained on" in plan.describe()
@@ -332,3 +340,11 @@ def test_a_whole_classifier_of_timm_gives_a_backbone_its_own_outputs():
     with torch.no_grad():
         expected = whole.forward_head(whole.forward_features(x), pre_logits=True)
         assert torch.equal(target.eval()(x), expected)
+
+
+def test_a_source_that_says_nothing_of_its_training_is_noted():
+    source = mlp(width=2, hidden=[2], seed=1)
+    told = "does not say what it was trained on"
+    assert told in reuse(source, mlp(width=2, hidden=[2]), dry_run=True).describe()
+    source.provenance["pretrained_on"] = "numbers"
+    assert told not in reuse(source, mlp(width=2, hidden=[2]), dry_run=True).describe()

@@ -62,7 +62,8 @@ def _add(blobs: dict[str, NDArray[Any]], name: str, kind: str, found: list[Messa
     arrays = [_blob(blob, kind, place, f"{name}/{place}", path) for place, blob in enumerate(found)]
     if kind == "BatchNorm" and len(arrays) == 3 and arrays[2].size == 1:
         factor = float(arrays[2].reshape(()))
-        arrays = [array * np.float32(0 if factor == 0 else 1 / factor) for array in arrays[:2]]
+        with np.errstate(over="ignore", invalid="ignore"):  # infinite numbers are refused where they are copied
+            arrays = [array * np.float32(0 if factor == 0 else 1 / factor) for array in arrays[:2]]
     for place, array in enumerate(arrays):
         if f"{name}/{place}" in blobs:
             raise CheckpointError(f"{path}: two layers with blobs are called {name!r}.")

@@ -25,7 +25,7 @@ from auxtasks.errors import CheckpointError
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["Layer", "named_variables", "open_hdf5", "read_hdf5", "unique", "variable_names"]
+__all__ = ["BROKEN", "Layer", "named_variables", "open_hdf5", "read_hdf5", "unique", "variable_names"]
 
 Array = NDArray[Any]
 
@@ -41,6 +41,8 @@ VARIABLES: dict[str, tuple[str, ...]] = {
     "batch_normalization": ("gamma", "beta", "moving_mean", "moving_variance"),
 }  # fmt: skip
 VARIABLES |= dict.fromkeys(("query_dense", "key_dense", "value_dense", "output_dense"), VARIABLES["einsum_dense"])
+# What h5py raises where a byte is another: an address, a text that is none, a type of numbers that does not exist.
+BROKEN = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError)
 SWITCHES = {"gamma": "scale", "beta": "center", "bias": "use_bias"}  # settings without which an array is not there
 
 
@@ -74,7 +76,7 @@ def read_hdf5(path: Path) -> dict[str, Array]:
             if _names(weights, "layer_names"):
                 return unique(_older(weights), path)
             return unique(named_variables(weights), path)
-        except (OSError, RuntimeError, KeyError) as error:
+        except BROKEN as error:
             raise CheckpointError(f"{path} is damaged or cut short: {error}") from error
 
 

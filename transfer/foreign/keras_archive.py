@@ -19,7 +19,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from auxtasks.errors import CheckpointError
-from transfer.foreign.hdf5 import Layer, named_variables, open_hdf5, unique
+from transfer.foreign.hdf5 import BROKEN, Layer, named_variables, open_hdf5, unique
 
 __all__ = ["layers_of", "read_keras_archive"]
 
@@ -46,7 +46,7 @@ def read_keras_archive(path: Path) -> dict[str, NDArray[Any]]:
     with open_hdf5(io.BytesIO(weights), path) as file:
         try:
             return unique(named_variables(file, layers), path)
-        except (OSError, RuntimeError, KeyError) as error:
+        except BROKEN as error:
             raise CheckpointError(f"{path} is damaged: {WEIGHTS}: {error}") from error
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
+from auxtasks.backbones.base import Backbone
 from transfer.copy_plan import CopyPlan, OtherShapes
 from transfer.foreign.rule_set import RuleSet
 from transfer.foreign.rule_sets import find_rule_set
@@ -72,5 +74,21 @@ def load_foreign(
     )
     if named is not None:
         # Weights that are copied right and fed wrong give wrong outputs without an error.
-        plan = dataclasses.replace(plan, notes=(*plan.notes, f"trained on: {named.preprocessing}"))
+        notes = (*plan.notes, f"trained on: {named.preprocessing}", *_other_scale(named, backbone))
+        plan = dataclasses.replace(plan, notes=notes)
     return plan if dry_run else plan.apply()
+
+
+def _other_scale(named: RuleSet, network: nn.Module) -> Iterator[str]:
+    """Yield how a backbone must be built to normalise its pictures as the weights' own network did, if it does not."""
+    if not isinstance(network, Backbone) or network.input.kind != "image" or not named.mean:
+        return
+    own = (*network.input.mean, *network.input.std)
+    wanted = (*named.mean, *named.std)
+    if network.input.per_image or len(own) != len(wanted) or not np.allclose(own, wanted, rtol=1e-4, atol=0):
+        mean, std = (",".join(f"{value:.7g}" for value in values) for values in (named.mean, named.std))
+        yield (
+            f"this network normalises its pictures in another way (mean {network.input.mean}, deviation "
+            f"{network.input.std}): what it computes is wrong until it is trained anew. Build it with mean=[{mean}] "
+            f"std=[{std}]."
+        )

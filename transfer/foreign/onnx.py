@@ -115,7 +115,7 @@ def _external(initializer: Message, name: str, path: Path, size: int) -> bytes:
     settings = {entry.text(KEY): entry.text(VALUE) for entry in initializer.messages(EXTERNAL_DATA, "external data")}
     folder = path.parent.resolve()
     location = settings.get("location", "")
-    file = (folder / location).resolve()
+    file = folder if "\0" in location else (folder / location).resolve()
     if not location or not file.is_relative_to(folder) or file == folder:
         raise CheckpointError(
             f"{path}: the numbers of {name!r} are said to be in {location!r}, which is no file in the model's own "
@@ -128,9 +128,10 @@ def _external(initializer: Message, name: str, path: Path, size: int) -> bytes:
     if length != size or offset < 0:
         raise CheckpointError(f"{path}: {name!r} takes {size} bytes; {location} is said to hold {length} at {offset}.")
     try:
+        there = max(0, file.stat().st_size - offset)  # a damaged shape may ask for more than fits into memory
         with file.open("rb") as stream:
-            stream.seek(offset)
-            content = stream.read(length)
+            stream.seek(offset if there else 0)
+            content = stream.read(min(length, there))
     except OSError as error:
         raise CheckpointError(f"{path}: the file with the numbers of {name!r} cannot be read: {error}.") from error
     if len(content) != size:

@@ -48,6 +48,7 @@ class RuleSet:
         implied: what the source leaves out; see `prepare`.
         bgr: patterns of kernels, channels last (..., 3, O), whose input is blue, green, red; see `prepare`.
         pointwise: patterns of convolutions of 1 x 1, (1, 1, in, out), that are dense layers, (in, out), in the target.
+        mean, std: of `preprocessing`, as `InputSpec` has them: one a channel, on the scale [0, 1]; empty of texts.
 
     Example:
         >>> rules = (Rule("w", "layers.0.weight", "linear"),)
@@ -65,6 +66,8 @@ class RuleSet:
     implied: tuple[Implied, ...] = ()
     bgr: tuple[str, ...] = ()
     pointwise: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
     def prepare(self, tensors: Mapping[str, Tensor | NDArray[Any]]) -> dict[str, Tensor | NDArray[Any]]:
         """Return the source's tensors as `rules` take them: with what is implied, and in their order of channels.

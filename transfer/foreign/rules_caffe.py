@@ -55,5 +55,7 @@ RULES: dict[str, RuleSet] = {
         preprocessing="Caffe's network takes blue, green, red from 0 to 255 less the mean (103.939, 116.779, 123.68); "
         "the first kernel is turned here, so that it takes red, green, blue less (123.68, 116.779, 103.939), not "
         "scaled: with pictures from 0 to 1 that is the mean (0.485, 0.458, 0.408) and the deviation 1/255.",
+        mean=tuple(value / 255 for value in (123.68, 116.779, 103.939)),
+        std=(1 / 255,) * 3,
     )
 }

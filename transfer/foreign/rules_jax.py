@@ -75,5 +75,7 @@ RULES: dict[str, RuleSet] = {
         "tanh approximation; timm's vit_* compute it exactly, which moves features by about 1e-3 (timm's act_layer="
         "'gelu_tanh' is the same). Files of today with a class token (names 'cls' and a table of positions without a "
         "row for it) fit a model with no_embed_class=True; fixed sine positions (vit_s16_i1k) are not in the file.",
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
     )
 }

@@ -122,6 +122,8 @@ RULES: dict[str, RuleSet] = {
         reference="github.com/davidsandberg/facenet, src/models/inception_resnet_v1.py; the modules are those of "
         "facenet_pytorch.InceptionResnetV1",
         preprocessing="faces of 160 x 160 pixels, red, green, blue, (x - 127.5) / 128 of 0 to 255",
+        mean=(127.5 / 255,) * 3,
+        std=(128 / 255,) * 3,
         implied=(SCALE_OF_ONE,),
     ),
     "resnet50-slim": RuleSet(
@@ -134,6 +136,8 @@ RULES: dict[str, RuleSet] = {
         "halves the picture in the last unit of a block, timm and torchvision in the first of the next, and it pads "
         "its pooling at one side only: the weights fit, but the outputs are not TensorFlow's before fine-tuning; see "
         "transfer.foreign.slim_resnet.halve_as_slim",
+        mean=tuple(value / 255 for value in (123.68, 116.78, 103.94)),
+        std=(1 / 255,) * 3,
         pointwise=(r"resnet_v1_\d+/logits/weights",),
     ),
     "bert-tensorflow": RuleSet(

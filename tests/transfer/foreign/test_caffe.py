@@ -97,6 +97,15 @@ def test_shapes_of_old_blobs_and_doubles_and_the_factor_of_a_norm():
     check_outputs(norm, x, np.reshape(expected, (1, 2, 1, 1)))
 
 
+def test_a_damaged_factor_of_a_norm_gives_numbers_that_no_network_takes(tmp_path):
+    content = bytearray((FIXTURES / "norm.caffemodel").read_bytes())
+    content[156] = 0  # the factor of 4 becomes 1e-38
+    (tmp_path / "n.caffemodel").write_bytes(content)
+    rules = [Rule("bn/0", "running_mean"), Rule("bn/1", "running_var"), Rule(".*", None)]
+    with pytest.raises(TransferError, match="NaN or infinite values in running_"):
+        load_foreign(tmp_path / "n.caffemodel", nn.BatchNorm2d(2), rules, select="running")
+
+
 def field(number, content):
     assert len(content) < 128
     return bytes([(number << 3 | 2) & 0x7F | (0x80 if number > 15 else 0)]) + (

@@ -227,3 +227,17 @@ def test_two_layers_of_one_name_are_an_error(tmp_path):
         file["layers/dense/vars"].attrs["name"] = "stem"
     with pytest.raises(CheckpointError, match="holds two arrays called stem/"):
         read_hdf5(tmp_path / "twice.weights.h5")
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "byte"),
+    [("tiny.weights.h5", 16419, 234), ("tiny.weights.h5", 20403, 174), ("tiny.h5", 11245, 255)],
+    ids=["address", "type of numbers", "name"],
+)
+def test_a_changed_byte_of_the_structure_is_an_error_that_names_the_file(tmp_path, name, place, byte):
+    """At each of these, h5py raises another of Python's own errors."""
+    content = bytearray((FIXTURES / name).read_bytes())
+    content[place] = byte
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"{name} is damaged or cut short"):
+        read_hdf5(tmp_path / name)

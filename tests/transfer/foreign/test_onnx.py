@@ -100,7 +100,7 @@ def test_numbers_outside_the_folder_are_never_read(tmp_path):
     folder.mkdir()
     path = folder / "model.onnx"
     (folder / "link.data").symlink_to(tmp_path / "secret.data")
-    for location in ("../secret.data", str(tmp_path / "secret.data"), "link.data", "", "."):
+    for location in ("../secret.data", str(tmp_path / "secret.data"), "link.data", "", ".", "a\0b"):
         path.write_bytes(model(external(location=location)))
         with pytest.raises(CheckpointError, match="no file in the model's own folder"):
             read_onnx(path)
@@ -109,6 +109,7 @@ def test_numbers_outside_the_folder_are_never_read(tmp_path):
     np.testing.assert_array_equal(read_onnx(path)["w"], [1.5, -2])
     for entries, message in [
         ({"offset": "8"}, "cut short: 'w' has 8 bytes at byte 8, 4 are there"),
+        ({"offset": str(1 << 70)}, "cut short: 'w' has 8 bytes at byte 1180591620717411303424, 0 are there"),
         ({"length": "12"}, "takes 8 bytes; here.data is said to hold 12"),
         ({"offset": "many"}, "is damaged: where 'w' lies"),
         ({"location": "none.data"}, "cannot be read"),

@@ -1,5 +1,7 @@
 """Finding the kind of a weights file: by contents, by suffix, by what a folder holds; and the table of rules."""
 
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -175,6 +177,32 @@ def test_a_set_reads_into_a_backbone_of_the_zoo(tmp_path):
     assert "tanh" in plan.describe()
     with pytest.raises(TransferError, match="share"):
         load_foreign(tmp_path / "part.npz", backbone, "vit-big-vision", least_share=0.5)
+
+
+@pytest.mark.parametrize("name", sorted(set(RULE_SETS) - {"bert-tensorflow"}))
+def test_the_audit_says_how_pictures_must_be_normalised(tmp_path, name):
+    """A network that is fed on another scale computes something else, without an error."""
+    np.savez(tmp_path / "w.npz", any=np.zeros(1, np.float32))
+
+    def told(**scale):
+        network = build("torchvision/resnet18", size=32, **scale)
+        return load_foreign(tmp_path / "w.npz", network, name, dry_run=True).describe()
+
+    asked = re.search(r"normalises .* Build it with mean=(\[.*?\]) std=(\[.*?\])\.", told())
+    mean, std = (json.loads(asked[place]) for place in (1, 2))
+    assert "normalises" not in told(mean=mean, std=std)
+    assert "normalises" in told(mean=mean)
+    scale = {"facenet-tensorflow": (127.5, 128), "vit-big-vision": (127.5, 127.5)}.get(
+        name, ([123.68, 116.78, 103.94], 1)
+    )
+    np.testing.assert_allclose(np.multiply(mean, 255), np.broadcast_to(scale[0], 3), atol=0.002)
+    np.testing.assert_allclose(np.multiply(std, 255), scale[1], rtol=1e-6)
+
+
+def test_facenet_is_built_with_the_scale_of_its_weights():
+    plan = load_foreign(FIXTURES / "jax/vit.npz", build("facenet", size=80), "facenet-tensorflow", dry_run=True)
+    assert "trained on: faces" in plan.describe()
+    assert "normalises" not in plan.describe()
 
 
 def test_the_public_names():
