@@ -29,6 +29,9 @@ bench: install
 	$(BIN)/python -m benchmarks.training_loop
 	$(BIN)/python -m benchmarks.cached_features
 	$(BIN)/python -m benchmarks.text_speed
+	$(BIN)/python -m benchmarks.depth_search
+	$(BIN)/python -m benchmarks.staged_unfreezing
+	$(BIN)/python -m benchmarks.foreign_logits
 
 clean:
 	rm -rf .venv runs build dist *.egg-info
