@@ -83,9 +83,19 @@ def pretrain(
         loop=loop,
         folder=Path(folder) if folder else None,
         identity={"task": type(task).__name__, **task.settings, "data": described},
-        provenance={"pretrained_on": f"{task.description} on {described_as or 'unnamed data'}"},
+        provenance=_provenance(task, described_as),
         validate=(lambda: task.evaluate(held_out)) if held_out is not None else None,
     )
+
+
+def _provenance(task: AuxTask, described_as: str | None) -> dict[str, Any]:
+    """Return what the backbone is pretrained on, and what it was before, where it came with weights."""
+    found: dict[str, Any] = {"pretrained_on": f"{task.description} on {described_as or 'unnamed data'}"}
+    earlier = task.backbone.provenance
+    # A task that is trained on has this run's own words there.
+    if earlier.get("pretrained_on") not in (None, found["pretrained_on"]):
+        found["began_with"] = earlier["pretrained_on"]
+    return found | {key: earlier[key] for key in ("began_with", "copied") if key in earlier}
 
 
 def _feed(

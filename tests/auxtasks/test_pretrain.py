@@ -53,6 +53,21 @@ def test_a_run_folder_holds_what_the_run_found(tmp_path, make_task, faces, stran
     assert "face pairs (logistic loss) on drawn people" in (place / "backbone" / "README.md").read_text()
 
 
+def test_what_a_network_was_before_stays_known(tmp_path, make_task, faces):
+    earlier = {"pretrained_on": "a zoo", "copied": ["stem from a.pt"], "random": ["stage1"]}
+    said = {
+        "pretrained_on": "face pairs (logistic loss) on unnamed data", "began_with": "a zoo",
+        "copied": ["stem from a.pt"], "seed": 0,
+    }  # fmt: skip
+    task, again = make_task(), make_task()
+    task.backbone.provenance, again.backbone.provenance = dict(earlier), dict(earlier)
+    pretrain(task, faces, steps=2, batch_size=8, loop=QUIET, folder=tmp_path)
+    assert task.backbone.provenance == {**said, "steps": 2}  # nothing is random any more
+    pretrain(again, faces, steps=2, batch_size=8, loop=QUIET, folder=tmp_path)  # finds it finished
+    pretrain(task, faces, steps=3, batch_size=8, loop=QUIET, folder=tmp_path / "further")
+    assert task.backbone.provenance == {**said, "steps": 3}
+
+
 def test_the_seed_decides_the_run(make_task, faces):
     found = []
     for seed in (0, 0, 1):
