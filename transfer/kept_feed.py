@@ -79,13 +79,10 @@ class KeptFeed(FollowsSteps):
     def _read(
         self, read: Callable[[Rows, Rows], Crossed], labels: Tensor, steps: range, shard: Shard
     ) -> Iterator[LabelledBatch]:
-        size = shard.micro_batch_size(self.plan.batch_size)
         for step in steps:
             rows = self.plan.rows(step)
             views = np.arange(step * self.batch_size, (step + 1) * self.batch_size) // len(self.table) % self.views
-            for micro in range(shard.accumulation):
-                first = (micro * shard.processes + shard.rank) * size
-                own = slice(first, first + size)
+            for own in shard.slices(self.plan.batch_size):
                 yield LabelledBatch(read(rows[own], views[own]), labels[rows[own]])
 
     def _pooled(self) -> Callable[[Rows, Rows], Crossed]:

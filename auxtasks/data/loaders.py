@@ -70,9 +70,18 @@ class Shard:
             >>> [[p.row for p in part] for part in Shard(rank=1, processes=2, accumulation=2).micro_batches(picks)]
             [[2, 3], [6, 7]]
         """
-        size = self.micro_batch_size(len(picks))
+        return [list(picks[own]) for own in self.slices(len(picks))]
+
+    def slices(self, items: int) -> list[slice]:
+        """Return which of a global batch's items are this process's, micro-batch by micro-batch; see `micro_batches`.
+
+        Example:
+            >>> Shard(rank=1, processes=2, accumulation=2).slices(8)
+            [slice(2, 4, None), slice(6, 8, None)]
+        """
+        size = self.micro_batch_size(items)
         starts = [(micro * self.processes + self.rank) * size for micro in range(self.accumulation)]
-        return [list(picks[start : start + size]) for start in starts]
+        return [slice(start, start + size) for start in starts]
 
     def micro_batch_size(self, items: int) -> int:
         """Return how many of a global batch's items are in a micro-batch of one process.

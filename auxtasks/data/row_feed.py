@@ -53,9 +53,7 @@ class RowFeed(FollowsSteps, Generic[Batch]):
 
     def batches(self, start: int, stop: int, shard: Shard) -> Iterator[Batch]:
         """Yield the micro-batches of steps `start` to `stop` - 1 for one process, in order."""
-        size = shard.micro_batch_size(self.plan.batch_size)
         for step in range(start, stop):
             rows = self.plan.rows(step)
-            for micro in range(shard.accumulation):
-                first = (micro * shard.processes + shard.rank) * size
-                yield self.read(rows[first : first + size])
+            for own in shard.slices(self.plan.batch_size):
+                yield self.read(rows[own])
