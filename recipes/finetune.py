@@ -32,7 +32,7 @@ from recipes import build
 from recipes.cache import feature_cache
 from recipes.folder import RunFolder
 from recipes.launch import launch, leave_group
-from recipes.reused_run import named_target, reused_backbone, reused_recipe
+from recipes.reused_run import at_length, named_target, reused_recipe
 from recipes.run import peak_memory, read_pretraining
 from recipes.schema import Recipe, Target
 from recipes.targets import load_target
@@ -158,8 +158,9 @@ class _Work:
     def read(cls, recipe: Recipe, run: Path, folder: RunFolder, name: str, layer: str | None) -> _Work:
         """Load backbone and target, and look for leaks."""
         target = recipe.targets[name]
-        data = read_pretraining(recipe, Backbone.from_pretrained(RunFolder(run).backbone()))
-        backbone = reused_backbone(recipe, run)
+        backbone = Backbone.from_pretrained(RunFolder(run).backbone())
+        data = read_pretraining(recipe, backbone)
+        backbone = at_length(recipe, backbone)
         if layer is not None:
             backbone.position(layer)  # refuses a wrong name before the data is read
         settings = build.make_few_shot(recipe, backbone, target)

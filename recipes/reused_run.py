@@ -11,7 +11,7 @@ from recipes.config import load_recipe
 from recipes.folder import RunFolder
 from recipes.schema import Recipe, Target
 
-__all__ = ["named_target", "reused_backbone", "reused_recipe"]
+__all__ = ["at_length", "named_target", "reused_backbone", "reused_recipe"]
 
 
 def reused_recipe(run: Path, overrides: Sequence[str]) -> Recipe:
@@ -77,6 +77,14 @@ def reused_backbone(recipe: Recipe, run: Path) -> Backbone:
     Raises:
         CheckpointError: nothing pretrained.
     """
-    backbone = Backbone.from_pretrained(RunFolder(run).backbone())
+    return at_length(recipe, Backbone.from_pretrained(RunFolder(run).backbone()))
+
+
+def at_length(recipe: Recipe, backbone: Backbone) -> Backbone:
+    """Return a backbone for texts of the length that the recipe says; the same one where it says none.
+
+    Raises:
+        BackboneError: it takes no texts, or has fewer positions.
+    """
     length = recipe.transfer.length
     return backbone if length is None else backbone.with_length(length)

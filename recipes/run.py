@@ -28,7 +28,7 @@ from recipes.launch import launch, leave_group
 from recipes.layerwise import LayerwisePretraining
 from recipes.ranking import RankingPretraining, pair_texts
 from recipes.ready_made import ReadyMadePretraining
-from recipes.reused_run import reused_backbone, reused_recipe
+from recipes.reused_run import at_length, reused_recipe
 from recipes.schema import Layerwise, ReadyMade, Recipe, Target
 from recipes.sentences import SentencePretraining, corpus_texts
 from recipes.target_data import Pretraining
@@ -206,8 +206,9 @@ def transfer_recipe(recipe: Recipe, place: Path, *, pretrained: Path | None = No
     if not recipe.targets:
         raise TransferError("the recipe names no target. Add one with targets.NAME.path=PATH.")
     origin = RunFolder(pretrained or place)
-    data = read_pretraining(recipe, Backbone.from_pretrained(origin.backbone()))
-    backbone = reused_backbone(recipe, origin.place)
+    backbone = Backbone.from_pretrained(origin.backbone())
+    data = read_pretraining(recipe, backbone)
+    backbone = at_length(recipe, backbone)
     cache = feature_cache()
     beside = {name: _backbone_beside(Path(path), recipe) for name, path in recipe.transfer.beside.items()}
     outcomes: dict[str, Outcome] = {}
@@ -260,8 +261,7 @@ def transfer_recipe(recipe: Recipe, place: Path, *, pretrained: Path | None = No
 
 def _backbone_beside(path: Path, recipe: Recipe) -> Backbone:
     """Read another network to compare with, for texts of the same length."""
-    backbone = Backbone.from_pretrained(saved_backbone(path))
-    return backbone if recipe.transfer.length is None else backbone.with_length(recipe.transfer.length)
+    return at_length(recipe, Backbone.from_pretrained(saved_backbone(path)))
 
 
 def _figures_beside(recipe: Recipe) -> dict[str, float]:

@@ -13,9 +13,10 @@ from torch import Tensor
 from auxtasks.backbones.base import Backbone
 from auxtasks.backbones.pooling import Pool
 from auxtasks.data.augment import Augment
-from auxtasks.data.loaders import FollowsSteps, Shard
+from auxtasks.data.loaders import Shard
 from auxtasks.data.pair_table import PairTable, distinct_items
 from auxtasks.data.plan import EpochPlan
+from auxtasks.data.row_feed import FollowsPlan
 from auxtasks.features.batches import Table
 from auxtasks.features.cache import FeatureCache
 from auxtasks.features.crossings import crossing_bytes, crossings
@@ -28,7 +29,7 @@ Rows = NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class KeptFeed(FollowsSteps):
+class KeptFeed(FollowsPlan):
     """Where a stage gets its batches from when nothing trains up to a layer.
 
     The rows and their order are those of a feed that has the same plan and computes the whole network. What is kept is
@@ -56,19 +57,6 @@ class KeptFeed(FollowsSteps):
     augment: Augment | None = None
     views: int = 1
     seed: int = 0
-
-    @property
-    def batch_size(self) -> int:
-        """Items of a global batch."""
-        return self.plan.batch_size
-
-    def check(self, shard: Shard) -> None:
-        """Refuse a shard that the batches cannot be split for.
-
-        Raises:
-            TrainingError: says by how much it is off.
-        """
-        shard.micro_batch_size(self.plan.batch_size)
 
     def batches(self, start: int, stop: int, shard: Shard) -> Iterator[LabelledBatch]:
         """Compute or find what is kept; yield the micro-batches of steps `start` to `stop` - 1 for one process."""

@@ -9,7 +9,6 @@ Legend for shapes: B batch, C channels, H height, W width, T tokens, D features.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import nn
 
 from auxtasks import checkpoint
 from auxtasks.backbones.input_spec import InputSpec
+from auxtasks.backbones.model_card import library_card, model_card
 from auxtasks.backbones.pooling import Pool, pool_layer
 from auxtasks.backbones.stages import Crossing, Part, Reader, Stage, owned_modules, owned_parameters
 from auxtasks.backbones.tokenizer import has_tokenizer, read_tokenizer
@@ -314,7 +314,10 @@ class Backbone(nn.Module):
                 self.tokenizer.save_pretrained(temporary)
             checkpoint.write_json(temporary / "config.json", {**(self._library_config or {}), **rebuild})
             checkpoint.write_json(temporary / "manifest.json", manifest)
-            (temporary / "README.md").write_text(_model_card(self, manifest), encoding="utf-8")
+            card = model_card(self.family.name, self.input, manifest)
+            if self._library_config is not None:
+                card += library_card(self.module, has_tokenizer=self.tokenizer is not None)
+            (temporary / "README.md").write_text(card, encoding="utf-8")
         return place
 
     @classmethod
@@ -362,40 +365,6 @@ class Backbone(nn.Module):
             except BackboneError as error:
                 raise CheckpointError(f"{place} is damaged: {error}") from error
         return backbone
-
-
-def _model_card(backbone: Backbone, manifest: Mapping[str, Any]) -> str:
-    """Describe a saved backbone for the person who finds the folder."""
-    provenance = manifest["provenance"]
-    layers = "\n".join(f"| {stage.name} | {stage.dim} |" for stage in backbone.stages)
-    return (
-        f"# Backbone: {backbone.family.name}\n\n"
-        f"{manifest['parameters']:,} parameters. Input: {backbone.input.kind} of shape {backbone.input.shape}.\n"
-        f"Pretrained on: {provenance.get('pretrained_on', 'nothing (random weights)')}. "
-        f"Seed: {provenance.get('seed', 'not recorded')}.\n\n"
-        f"| layer (from the input up) | width |\n|---|---|\n{layers}\n\n"
-        "```python\nfrom auxtasks.backbones import Backbone\n\n"
-        'backbone = Backbone.from_pretrained("path/to/this/folder")\n```\n' + _library_card(backbone)
-    )
-
-
-def _library_card(backbone: Backbone) -> str:
-    """Show how the library itself loads the folder, if it can."""
-    if backbone._library_config is None:
-        return ""
-    has_pooler = "add_pooling_layer" in inspect.signature(type(backbone.module)).parameters
-    pooler = ", add_pooling_layer=False" if has_pooler else ""
-    names, tokenizer = "AutoModel", ""
-    if backbone.tokenizer is not None:
-        names, tokenizer = (
-            "AutoModel, AutoTokenizer",
-            'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")\n',
-        )
-    return (
-        "\nWith transformers alone:\n\n"
-        f"```python\nfrom transformers import {names}\n\n"
-        f'model = AutoModel.from_pretrained("path/to/this/folder"{pooler})\n{tokenizer}```\n'
-    )
 
 
 def check_positive(**values: int) -> None:

@@ -15,6 +15,12 @@ from auxtasks.errors import BackboneError
 
 __all__ = ["read_weights"]
 
+# What PyTorch's reader of pickles raises where a byte is another: a name that is no text, a place that does not exist.
+BROKEN = (
+    EOFError, OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
+    AssertionError,
+)  # fmt: skip
+
 WRAPPERS = ("state_dict", "model")  # keys under which training scripts keep the state dict
 
 
@@ -57,8 +63,7 @@ def _read_pickle(place: Path) -> object:
             "read, which is never done here. If you trust where it comes from, convert it to .safetensors yourself. "
             f"PyTorch says: {_reason(error)}"
         ) from error
-    # Whatever a damaged file makes of the reader: that it is restricted to tensors has been said above.
-    except (EOFError, OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except BROKEN as error:
         raise BackboneError(f"weights: {place} is damaged or cut short: {_reason(error)}") from error
 
 

@@ -12,13 +12,32 @@ from numpy.typing import NDArray
 from auxtasks.data.loaders import FollowsSteps, Shard
 from auxtasks.data.plan import EpochPlan
 
-__all__ = ["RowFeed"]
+__all__ = ["FollowsPlan", "RowFeed"]
 
 Batch = TypeVar("Batch")
 
 
+class FollowsPlan(FollowsSteps):
+    """A source whose steps are those of a plan of rows, each of as many as any other."""
+
+    plan: EpochPlan
+
+    @property
+    def batch_size(self) -> int:
+        """Items of a global batch."""
+        return self.plan.batch_size
+
+    def check(self, shard: Shard) -> None:
+        """Refuse a shard that the batches cannot be split for.
+
+        Raises:
+            TrainingError: says by how much it is off.
+        """
+        shard.micro_batch_size(self.plan.batch_size)
+
+
 @dataclasses.dataclass(frozen=True)
-class RowFeed(FollowsSteps, Generic[Batch]):
+class RowFeed(FollowsPlan, Generic[Batch]):
     """Where the training loop gets batches from when nothing about a single item is random.
 
     A `Feed` reads, transforms and collates item by item, which costs more than a small network computes. Noise that a
@@ -37,19 +56,6 @@ class RowFeed(FollowsSteps, Generic[Batch]):
 
     read: Callable[[NDArray[np.int64]], Batch]
     plan: EpochPlan
-
-    @property
-    def batch_size(self) -> int:
-        """Items of a global batch."""
-        return self.plan.batch_size
-
-    def check(self, shard: Shard) -> None:
-        """Refuse a shard that the batches cannot be split for.
-
-        Raises:
-            TrainingError: says by how much it is off.
-        """
-        shard.micro_batch_size(self.plan.batch_size)
 
     def batches(self, start: int, stop: int, shard: Shard) -> Iterator[Batch]:
         """Yield the micro-batches of steps `start` to `stop` - 1 for one process, in order."""

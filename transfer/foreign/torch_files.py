@@ -16,9 +16,6 @@ from auxtasks.errors import BackboneError, CheckpointError
 
 __all__ = ["read_safetensors", "read_sharded", "read_torch"]
 
-# What PyTorch's reader of pickles raises where a byte is another: a name that is no text, a place that does not exist.
-BROKEN = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, NotImplementedError, AssertionError)
-
 
 def read_torch(path: Path) -> dict[str, Tensor]:
     """Read a state dict from a file of `torch.save`, see `auxtasks.backbones.weights.read_weights`.
@@ -33,8 +30,6 @@ def read_torch(path: Path) -> dict[str, Tensor]:
             return read_weights(path)
     except BackboneError as error:
         raise CheckpointError(str(error)) from error
-    except BROKEN as error:
-        raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}.") from error
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,51 @@
+"""The README of a saved backbone's folder, for the person who finds it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from auxtasks.backbones.input_spec import InputSpec
+
+__all__ = ["library_card", "model_card"]
+
+
+def model_card(family: str, input: InputSpec, manifest: Mapping[str, Any]) -> str:
+    """Describe a saved backbone.
+
+    Args:
+        family: its name.
+        input: what the backbone takes.
+        manifest: as it is saved beside the card.
+    """
+    provenance = manifest["provenance"]
+    layers = "\n".join(f"| {layer['name']} | {layer['dim']} |" for layer in manifest["layers"])
+    return (
+        f"# Backbone: {family}\n\n"
+        f"{manifest['parameters']:,} parameters. Input: {input.kind} of shape {input.shape}.\n"
+        f"Pretrained on: {provenance.get('pretrained_on', 'nothing (random weights)')}. "
+        f"Seed: {provenance.get('seed', 'not recorded')}.\n\n"
+        f"| layer (from the input up) | width |\n|---|---|\n{layers}\n\n"
+        "```python\nfrom auxtasks.backbones import Backbone\n\n"
+        'backbone = Backbone.from_pretrained("path/to/this/folder")\n```\n'
+    )
+
+
+def library_card(module: nn.Module, *, has_tokenizer: bool) -> str:
+    """Show how transformers itself loads the folder of a module of its own."""
+    has_pooler = "add_pooling_layer" in inspect.signature(type(module)).parameters
+    pooler = ", add_pooling_layer=False" if has_pooler else ""
+    names, tokenizer = "AutoModel", ""
+    if has_tokenizer:
+        names, tokenizer = (
+            "AutoModel, AutoTokenizer",
+            'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")\n',
+        )
+    return (
+        "\nWith transformers alone:\n\n"
+        f"```python\nfrom transformers import {names}\n\n"
+        f'model = AutoModel.from_pretrained("path/to/this/folder"{pooler})\n{tokenizer}```\n'
+    )
