@@ -15,7 +15,7 @@ from auxtasks import checkpoint
 from auxtasks.data.loaders import Feed
 from auxtasks.data.plan import EpochPlan
 from auxtasks.errors import CheckpointError, NonFiniteError, TrainingError
-from auxtasks.training import engine
+from auxtasks.training import preparing
 from auxtasks.training.engine import train
 from auxtasks.training.objective import Objective, StepOutput
 from auxtasks.training.optim import OptimizerSettings, schedule_factor
@@ -481,14 +481,14 @@ def test_what_is_frozen_for_a_while_goes_on_with_the_state_that_it_had(tmp_path,
 
 
 def test_the_optimizer_holds_only_what_trains(monkeypatch):
-    held, build_optimizer = [], engine.build_optimizer
+    held, build_optimizer = [], preparing.build_optimizer
 
     def watched(*args):
         optimizer = build_optimizer(*args)
         held.append(sum(parameter.numel() for group in optimizer.param_groups for parameter in group["params"]))
         return optimizer
 
-    monkeypatch.setattr(engine, "build_optimizer", watched)
+    monkeypatch.setattr(preparing, "build_optimizer", watched)
     phases = [Phase(1, begin=unfreeze(3)), Phase(1, begin=unfreeze(0)), Phase(1, begin=unfreeze(0, 3))]
     run(Regression(width=4), phases=phases)
     assert held == [5, 16, 21]

@@ -15,7 +15,7 @@ from auxtasks.features.batches import picture_batch
 from auxtasks.features.extract import extract
 from auxtasks.layerwise import pretrain_layerwise
 from auxtasks.tasks import LayerRBM
-from auxtasks.training import engine
+from auxtasks.training import preparing
 from auxtasks.training.settings import LoopSettings
 from transfer import finetune
 from transfer.finetune import Classifier, Stage, Tuning, collate_labelled, fine_tune
@@ -146,8 +146,8 @@ def test_rates_fall_with_depth(backbone, quadrants, monkeypatch):
         seen.append({names[p]: group["rate_scale"] for group in optimizer.param_groups for p in group["params"]})
         return optimizer
 
-    build_optimizer = engine.build_optimizer
-    monkeypatch.setattr(engine, "build_optimizer", recording)
+    build_optimizer = preparing.build_optimizer
+    monkeypatch.setattr(preparing, "build_optimizer", recording)
     stages = tuning(Stage(1, top_layers=0), Stage(1, top_layers=1), Stage(1), depth_decay=0.5)
     fine_tune(backbone, "stage2", "grid", quadrants, quadrants.labels, n_classes=4, tuning=stages)
 

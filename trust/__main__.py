@@ -1,0 +1,50 @@
+"""``python -m trust``: try everything, print what was tried, how often, and with what result."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from trust.proof import Proof, as_table
+
+# In the order of the table.
+SECTIONS = ("processes", "resumes", "kills", "bad_input", "security", "model_scale", "data_scale")
+
+
+def prove_sections(names: list[str], *, full: bool) -> list[Proof]:
+    """Run sections one after the other, telling what each found as soon as it is known."""
+    proofs: list[Proof] = []
+    for name in names:
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory(prefix=f"trust-{name}-") as folder:
+            for proof in importlib.import_module(f"trust.{name}").prove(Path(folder), full=full):
+                proofs.append(proof)
+                print(f"{name}: {proof.tried}: {proof.times:,} tried, {len(proof.failures)} failed. {proof.result}")
+                for failure in proof.failures:
+                    print(f"  {failure}")
+                sys.stdout.flush()
+        print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
+    return proofs
+
+
+def main() -> int:
+    """Return 0 if all held, 1 if not."""
+    parser = argparse.ArgumentParser(prog="python -m trust", description=__doc__)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"some of {', '.join(SECTIONS)}; all by default")
+    parser.add_argument("--small", action="store_true", help="as often as the tests do, not as often as a proof needs")
+    asked = parser.parse_args()
+    if unknown := sorted(set(asked.sections) - set(SECTIONS)):
+        parser.error(f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
+    proofs = prove_sections(asked.sections or list(SECTIONS), full=not asked.small)
+    Console(width=150 if not sys.stdout.isatty() else None).print(as_table(proofs))
+    return 0 if all(proof.holds for proof in proofs) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
