@@ -1,10 +1,10 @@
 # Everything from a clean clone with Python 3.11 or later and make; .venv is built when it is missing or out of date.
 PYTHON ?= python3
 BIN := .venv/bin
-# Two processes of a test share the cores; one thread each keeps them from waiting for each other.
-TEST_THREADS ?= 2
+# Tests run side by side, a file a process; threads of one would wait for those of the other.
+TEST_PROCESSES ?= 2
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test lint bench trust clean
 
 install: .venv/installed
 
@@ -18,7 +18,7 @@ demo: install
 	$(BIN)/auxtasks run faces_demo --out runs/faces_demo
 
 test: install
-	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .
@@ -32,6 +32,10 @@ bench: install
 	$(BIN)/python -m benchmarks.depth_search
 	$(BIN)/python -m benchmarks.staged_unfreezing
 	$(BIN)/python -m benchmarks.foreign_logits
+
+# Kills, resumes, bad inputs and the rest, as often as a proof needs; README says what came out.
+trust: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m trust
 
 clean:
 	rm -rf .venv runs build dist *.egg-info

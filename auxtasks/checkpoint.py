@@ -1,15 +1,18 @@
 """Folders on disk that are whole or not there: tensors in safetensors, the rest in JSON, never a pickle.
 
 A folder is written under a temporary name beside its place, every file is flushed to the disk, and only then is it
-renamed. A process that is killed at any moment leaves what was there before, or the new folder, never a mixture.
+renamed. A process that is killed at any moment leaves what was there before, or the new folder, never a mixture; and
+beside it what it had not finished, under a name that nothing reads, until a `sweep`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,10 +28,14 @@ from auxtasks.errors import CheckpointError
 __all__ = [
     "SCHEMA_VERSION",
     "atomic_folder",
+    "could_not_write",
     "file_digest",
     "load_strictly",
     "read_json",
+    "read_object",
     "read_tensors",
+    "spell_bytes",
+    "sweep",
     "tensors_digest",
     "write_json",
     "write_tensors",
@@ -36,6 +43,9 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 1
+
+# What `atomic_folder` and `write_text_atomically` call a thing until it is whole, or until it has been replaced.
+_LEFTOVER = re.compile(r"\.(?P<place>.+)\.(?P<state>writing|replaced)-(?P<process>\d+)")
 
 
 def _flush_to_disk(path: Path) -> None:
@@ -73,7 +83,7 @@ def atomic_folder(place: Path) -> Iterator[Path]:
         _replace_folder(temporary, place)
         _flush_to_disk(place.parent)
     except OSError as error:
-        message = f"could not write {place}: {error.strerror or error}. What was there before is unchanged."
+        message = f"{could_not_write(place, error)} What was there before is unchanged."
         raise CheckpointError(message) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -95,6 +105,84 @@ def _replace_folder(temporary: Path, place: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)  # the new folder is in place: a leftover is no failure
 
 
+def could_not_write(path: Path, error: Exception, *, needed: int | None = None) -> str:
+    """Return the message of a write that failed; of a full disk it says what was needed and what is free.
+
+    Args:
+        path: what was to be written.
+        error: of the operating system, or one that quotes it.
+        needed: bytes of it, where they are known.
+
+    Example:
+        >>> could_not_write(Path("a/b.json"), OSError(errno.EROFS, "Read-only file system"))
+        'could not write a/b.json: Read-only file system.'
+    """
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    full = (errno.ENOSPC, errno.EDQUOT)
+    if getattr(error, "errno", None) not in full and not any(os.strerror(number) in reason for number in full):
+        return f"could not write {path}: {reason}."
+    size = "" if needed is None else f" It takes {spell_bytes(needed)}."
+    there = next(folder for folder in path.absolute().parents if folder.is_dir())
+    free = spell_bytes(shutil.disk_usage(there).free)
+    return f"could not write {path}: {reason}.{size} {free} are free on this disk: make room, and run it again."
+
+
+def spell_bytes(count: float) -> str:
+    """Return a number of bytes in words.
+
+    Example:
+        >>> spell_bytes(999), spell_bytes(1_250_000)
+        ('999 bytes', '1.2 MB')
+    """
+    for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count:.0f} bytes"
+
+
+def sweep(folder: Path) -> None:
+    """Remove from a folder what processes that were killed had not finished writing into it.
+
+    What a living process writes stays. A folder that was killed between stepping aside and being replaced steps back.
+
+    Args:
+        folder: it need not be there.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / ".result.writing-999999999").mkdir()
+        >>> (folder / f".result.writing-{os.getppid()}").mkdir()
+        >>> sweep(folder)
+        >>> [path.name == f".result.writing-{os.getppid()}" for path in folder.iterdir()]
+        [True]
+    """
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        match = _LEFTOVER.fullmatch(path.name)
+        if match is None or _writes(int(match["process"])):
+            continue
+        place = folder / match["place"]
+        if match["state"] == "replaced" and not place.exists():
+            path.rename(place)
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _writes(process: int) -> bool:
+    """Whether a process may be writing. This one is not while it sweeps: its number is that of a dead one."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
 def write_json(path: Path, value: object) -> None:
     """Write JSON that a person can read; NaN is refused, since it is not JSON."""
     path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -105,6 +193,14 @@ def write_text_atomically(path: Path, text: str) -> None:
 
     Raises:
         CheckpointError: when the disk is full or cannot be written; what was at `path` is intact.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "recipe.yaml"
+        ...     write_text_atomically(path, "seed: 0")
+        ...     print(path.read_text(encoding="utf-8"), [found.name for found in Path(folder).iterdir()])
+        seed: 0 ['recipe.yaml']
     """
     temporary = path.with_name(f".{path.name}.writing-{os.getpid()}")
     try:
@@ -115,21 +211,48 @@ def write_text_atomically(path: Path, text: str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise CheckpointError(f"could not write {path}: {error.strerror or error}.") from error
+        raise CheckpointError(could_not_write(path, error, needed=len(text.encode()))) from error
 
 
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        CheckpointError: when it is missing or cut short; names the file.
+        CheckpointError: when it is missing, cut short or damaged; names the file.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing: the folder {path.parent} is not complete.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, thousands of digits or of brackets
         raise CheckpointError(f"{path} is damaged: {error}.") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds names and values.
+
+    Raises:
+        CheckpointError: as `read_json`, or it holds something else.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "state.json"
+        >>> write_json(path, {"step": 3})
+        >>> read_object(path)
+        {'step': 3}
+        >>> write_json(path, [3])
+        >>> try:
+        ...     read_object(path)
+        ... except CheckpointError as error:
+        ...     print(str(error).removeprefix(str(path)))
+         is damaged: expected names and values, found list.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} is damaged: expected names and values, found {type(found).__name__}.")
+    return found
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
@@ -142,6 +265,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mappin
 
     Raises:
         CheckpointError: when the disk is full or cannot be written; names the file.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "weights.safetensors"
+        ...     write_tensors(path, {"w": torch.ones(2, 3)})
+        ...     print({name: tuple(tensor.shape) for name, tensor in read_tensors(path).items()})
+        ...     print(len(file_digest(path)))
+        {'w': (2, 3)}
+        64
     """
     try:
         safetensors.torch.save_file(
@@ -150,7 +283,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mappin
             metadata=None if metadata is None else dict(metadata),
         )
     except SafetensorError as error:
-        raise CheckpointError(f"could not write {path}: {error}.") from error
+        needed = sum(tensor.nbytes for tensor in tensors.values())
+        raise CheckpointError(could_not_write(path, error, needed=needed)) from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -165,6 +299,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is missing: the folder {path.parent} is not complete.") from error
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged or cut short: {error}.") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
     return tensors
 
 
@@ -173,6 +309,12 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], place: Path) -
 
     Raises:
         CheckpointError: lists what is missing, unexpected or of another shape; the module may be half loaded.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> load_strictly(layer, {"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, Path("folder"))
+        >>> layer.weight.tolist()
+        [[1.0, 1.0]]
     """
     try:
         module.load_state_dict(dict(state), strict=True)

@@ -52,6 +52,12 @@ def sampled_jacobian_norm(encode: Callable[[Tensor], Tensor], inputs: Tensor) ->
     """Return an unbiased estimate of the same, (B,), for any layer: ``|J'u|^2`` with a standard normal u an item.
 
     ``E |J'u|^2 = trace(J J') = |J|^2`` (Hutchinson 1990). One more backward pass, whatever the layer.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> x = torch.ones(20_000, 2)
+        >>> round(sampled_jacobian_norm(lambda v: 3 * v, x).mean().item())  # of 3 times the identity it is 9 + 9
+        18
     """
     with torch.enable_grad():
         x = inputs.detach().requires_grad_()

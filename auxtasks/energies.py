@@ -60,6 +60,12 @@ def gaussian_free_energy(visible: Tensor, pre: Tensor, bias: Tensor, sigma: Tens
 
     Returns:
         (B,), in nats.
+
+    Example:
+        >>> visible, pre = torch.tensor([[1.0, 2.0]]), torch.zeros(1, 3)
+        >>> free = gaussian_free_energy(visible, pre, bias=torch.zeros(2), sigma=torch.ones(2))
+        >>> round(free.item(), 4)  # 2.5 - 3 log 2
+        0.4206
     """
     return ((visible - bias) / sigma).square().flatten(1).sum(dim=1) / 2 - _softplus(pre).flatten(1).sum(dim=1)
 
@@ -98,7 +104,13 @@ def draw_bits(probabilities: Tensor, generator: torch.Generator | None = None) -
 
 
 def flip_one(visible: Tensor, generator: torch.Generator) -> Tensor:
-    """Return a copy (B, ...) with one unit of each item flipped, v_i to 1 - v_i, the unit drawn anew for each."""
+    """Return a copy (B, ...) with one unit of each item flipped, v_i to 1 - v_i, the unit drawn anew for each.
+
+    Example:
+        >>> flipped = flip_one(torch.zeros(3, 5), torch.Generator().manual_seed(0))
+        >>> flipped.sum(dim=1).tolist()
+        [1.0, 1.0, 1.0]
+    """
     flat = visible.flatten(1).clone()
     place = torch.randint(flat.shape[1], (len(flat), 1), generator=generator, device=flat.device)
     return flat.scatter(1, place, 1 - flat.gather(1, place)).view_as(visible)

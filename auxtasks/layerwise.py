@@ -6,6 +6,7 @@ resumed, and a finished one is read, not repeated.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -32,10 +33,13 @@ from auxtasks.tasks.backbone_task import BackboneTask
 from auxtasks.tasks.deep_autoencoder import DeepAutoencoder
 from auxtasks.tasks.layer_task import LayerTask
 from auxtasks.training.engine import train
+from auxtasks.training.memory import PeakMemory
 from auxtasks.training.optim import OptimizerSettings
 from auxtasks.training.processes import join_processes
+from auxtasks.training.run_lock import only_run
 from auxtasks.training.settings import LoopSettings, Phase, TrainingResult
 from auxtasks.training.store import CheckpointStore
+from auxtasks.training.together import all_or_none, entered_by_first, first_process_first
 
 __all__ = ["LayerwiseResult", "pretrain_layerwise"]
 
@@ -53,6 +57,15 @@ class LayerwiseResult:
         stages: the result of each layer, by its name, and of the joint training, if any, under ``"unrolled"``.
         stack: the layers with what decodes them.
         notes: what a reader of a report should know of the data.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> from auxtasks.tasks import LayerAutoencoder
+        >>> values = np.random.default_rng(0).random((50, 6), dtype=np.float32)
+        >>> network = mlp(width=6, hidden=[4, 3], activation="sigmoid")
+        >>> result: LayerwiseResult = pretrain_layerwise(network, values, LayerAutoencoder, steps=5, batch_size=10)
+        >>> result.as_one().steps, result.stages["hidden2"].steps
+        (10, 5)
     """
 
     stages: Mapping[str, TrainingResult]
@@ -62,6 +75,7 @@ class LayerwiseResult:
     def as_one(self) -> TrainingResult:
         """Return all stages as one run: their steps and seconds, and their metrics under each stage's name."""
         seconds = sum(stage.seconds for stage in self.stages.values())
+        measured = (stage.memory for stage in self.stages.values())
         samples = sum(stage.samples_per_second * stage.seconds for stage in self.stages.values())
         return TrainingResult(
             steps=sum(stage.steps for stage in self.stages.values()),
@@ -73,6 +87,8 @@ class LayerwiseResult:
             },
             seconds=seconds,
             samples_per_second=samples / seconds if seconds else 0.0,
+            memory=functools.reduce(PeakMemory.at_most, measured, PeakMemory()),
+            warnings=tuple(told for stage in self.stages.values() for told in stage.warnings),
         )
 
 
@@ -122,7 +138,7 @@ def pretrain_layerwise(
         LayerError: layers that are not the lowest, or that the task cannot train.
         DataError: inputs that the task cannot model.
         NonFiniteError: training diverged; the last good checkpoint is kept.
-        CheckpointError: the folder holds another run.
+        CheckpointError: the folder holds another run, or another one is on it.
 
     Reference:
         Hinton, Osindero and Teh, "A fast learning algorithm for deep belief nets", 2006; Bengio et al., "Greedy
@@ -156,17 +172,18 @@ def pretrain_layerwise(
         raise LayerError(f"steps and optimizer by layer need an entry for each layer, found none for {missing[0]}.")
     tasks = [make_task(backbone, name) for name in names]  # all of them first: what is refused costs no training
     stack = DeepAutoencoder(tasks)
-    run.claim({**{name: budget[name] for name in names}, **({UNROLLED: unrolled_steps} if unrolled_steps else {})})
     frozen = backbone.frozen
-    try:
-        stages = {task.layer: run.train_layer(task, budget[task.layer], settings[task.layer]) for task in tasks}
-        if unrolled_steps:
-            backbone.freeze(set(backbone.layer_names) - set(names))
-            stages[UNROLLED] = run.train_jointly(stack, unrolled_steps, settings[names[0]])
-    finally:
-        backbone.freeze(frozen)  # as it was, also after an error: who trains it next shall not train one layer
-    result = LayerwiseResult(stages, stack, tuple(note for name in names for note in run.notes_of[name]))
-    run.write(result)
+    with run.only_ours():
+        run.claim({**{name: budget[name] for name in names}, **({UNROLLED: unrolled_steps} if unrolled_steps else {})})
+        try:
+            stages = {task.layer: run.train_layer(task, budget[task.layer], settings[task.layer]) for task in tasks}
+            if unrolled_steps:
+                backbone.freeze(set(backbone.layer_names) - set(names))
+                stages[UNROLLED] = run.train_jointly(stack, unrolled_steps, settings[names[0]])
+        finally:
+            backbone.freeze(frozen)  # as it was, also after an error: who trains it next shall not train one layer
+        result = LayerwiseResult(stages, stack, tuple(note for name in names for note in run.notes_of[name]))
+        run.write(result)
     return result
 
 
@@ -185,6 +202,17 @@ class _Run:
     described_as: str
     notes_of: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
+    def only_ours(self) -> contextlib.AbstractContextManager[None]:
+        """Keep other runs off the folder, also between two stages, which each lock their own.
+
+        Raises:
+            CheckpointError: another run is on it, and which; it cannot be written.
+        """
+        join_processes()
+        if self.folder is None:
+            return contextlib.nullcontext()
+        return entered_by_first(only_run(self.folder / "layers", of=self.folder))
+
     def claim(self, stages: Mapping[str, int]) -> None:
         """Take the folder for these stages, or find that it already is theirs.
 
@@ -193,15 +221,18 @@ class _Run:
         """
         if self.folder is None:
             return
-        written = self.folder / "stages.json"
-        found = read_json(written) if written.is_file() else dict(stages)
-        if found != dict(stages):
+        with all_or_none():
+            if join_processes().is_main_process:
+                self._claim(self.folder / "stages.json", dict(stages))
+
+    def _claim(self, written: Path, stages: dict[str, int]) -> None:
+        found = read_json(written) if written.is_file() else stages
+        if found != stages:
             raise CheckpointError(
-                f"{self.folder} holds a run of other stages, with their steps: {found} there, {dict(stages)} asked. "
-                "Ask for the same to go on with it, or choose another folder."
+                f"{self.folder} holds a run of other stages, with their steps: {found} there, {stages} asked. Ask for "
+                "the same to go on with it, or choose another folder."
             )
-        if join_processes().is_main_process:
-            write_text_atomically(written, json.dumps(dict(stages)) + "\n")
+        write_text_atomically(written, json.dumps(stages) + "\n")
 
     def train_layer(self, task: LayerTask, steps: int, optimizer: OptimizerSettings) -> TrainingResult:
         """Train one layer, with all others frozen."""
@@ -243,8 +274,9 @@ class _Run:
         constant, of = len(summary.constant), summary.std.numel()
         self.notes_of[layer] = [f"{layer}: {constant} of its {of} inputs never change."] if constant else []
         place = self._place(layer)
-        if place is not None and join_processes().is_main_process:
-            write_text_atomically(place / "notes.json", json.dumps(self.notes_of[layer]) + "\n")
+        with all_or_none():
+            if place is not None and join_processes().is_main_process:
+                write_text_atomically(place / "notes.json", json.dumps(self.notes_of[layer]) + "\n")
 
     def train_jointly(self, stack: DeepAutoencoder, steps: int, optimizer: OptimizerSettings) -> TrainingResult:
         """Train all layers as one autoencoder."""
@@ -280,10 +312,23 @@ class _Run:
             optimizer=optimizer.for_steps(steps),
             loop=self.loop,
             folder=self._place(stage),
-            identity={"task": type(task).__name__, **task.settings, "data": self.inputs.fingerprint, **identity},
+            identity={
+                "task": type(task).__name__,
+                **task.settings,
+                "data": self.inputs.fingerprint,
+                **self._asked,
+                **identity,
+            },
             provenance=self._provenance(task),
             validate=validate,
         )
+
+    @property
+    def _asked(self) -> dict[str, Any]:
+        """What decides a stage's weights besides: whose metrics choose them, and, by rounding, how inputs are made."""
+        chooses = self.held_out is not None and self.loop is not None and self.loop.keep_best is not None
+        compared = {"validation data": self.held_out.fingerprint} if chooses and self.held_out is not None else {}
+        return {**compared, **({} if self.keep_inputs else {"keep_inputs": False})}
 
     def _recomputing(self, position: int) -> Callable[[Rows], Tensor] | None:
         """Return what computes a layer's inputs from the data, or None where they are kept, or are the data itself."""
@@ -305,11 +350,11 @@ class _Run:
         if self.folder is None:
             return
         store = CheckpointStore(self.folder / "checkpoints")
-        state, steps = join_processes(), result.as_one().steps
-        if state.is_main_process:  # also where one is: it may be of layers that were deleted and trained anew
-            provenance = {**self._provenance(result.stack), "steps": steps, "seed": self.seed}
-            store.write(steps, lambda place: result.stack.save(place, provenance))
-        state.wait_for_everyone()
+        steps = result.as_one().steps
+        with all_or_none():
+            if join_processes().is_main_process:  # also where one is: of layers that were deleted and trained anew
+                provenance = {**self._provenance(result.stack), "steps": steps, "seed": self.seed}
+                store.write(steps, lambda place: result.stack.save(place, provenance))
 
     def _provenance(self, task: BackboneTask) -> dict[str, Any]:
         return {"pretrained_on": f"{task.description} on {self.described_as}"}
@@ -319,12 +364,12 @@ class _Run:
 
     def _is_finished(self, stage: str, steps: int) -> bool:
         place = self._place(stage)
-        return place is not None and steps in CheckpointStore(place / "checkpoints").steps()
+        return place is not None and CheckpointStore(place / "checkpoints").is_whole(steps)
 
 
 def _in_turn(items: LayerInputs, layer: str) -> Inputs:
     """Return a layer's inputs: the first process computes them, and the others find them where a cache keeps them."""
-    with join_processes().main_process_first():
+    with first_process_first():
         return items.of(layer)
 
 

@@ -15,7 +15,13 @@ __all__ = ["PairMasks", "batch_hard_triplet", "contrastive", "cosines", "pair_lo
 
 
 class PairMasks(NamedTuple):
-    """Which pairs of a batch are of the same identity and which are not: (B, B) booleans, the diagonal in neither."""
+    """Which pairs of a batch are of the same identity and which are not: (B, B) booleans, the diagonal in neither.
+
+    Example:
+        >>> masks: PairMasks = pair_masks(torch.tensor([7, 7, 8]))
+        >>> masks.same.sum().item(), masks.different.sum().item()
+        (2, 4)
+    """
 
     same: Tensor
     different: Tensor
@@ -38,6 +44,10 @@ def cosines(embeddings: Tensor) -> Tensor:
 
     Without switching autocast off the product would come out in bfloat16, whose steps near 1 are 0.004: coarser than
     the differences that the loss is about.
+
+    Example:
+        >>> cosines(torch.tensor([[2.0, 0.0], [0.0, 5.0], [1.0, 0.0]])).tolist()
+        [[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 1.0]]
     """
     with torch.autocast(embeddings.device.type, enabled=False):
         unit = F.normalize(embeddings.float(), dim=1)
@@ -81,6 +91,12 @@ def contrastive(cosine: Tensor, masks: PairMasks, *, margin: float = 1.0, hardne
 
     d^2 for a pair of the same identity, max(0, margin - d)^2 for another (Hadsell, Chopra and LeCun, CVPR 2006), with
     d^2 = 2 - 2 cosine; balanced and weighed as `pair_logistic`.
+
+    Example:
+        >>> masks = pair_masks(torch.tensor([0, 0, 1]))
+        >>> embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
+        >>> contrastive(cosines(embeddings), masks).item() < 1e-5  # together and 2 apart
+        True
     """
     squared = _squared_distance(cosine)
     with torch.no_grad():
@@ -95,6 +111,12 @@ def batch_hard_triplet(cosine: Tensor, masks: PairMasks, *, margin: float | None
     softplus(d_same - d_different), or max(0, margin + d_same - d_different) with a margin (Hermans, Beyer and Leibe,
     "In defense of the triplet loss for person re-identification", 2017). Items without a same or a different partner
     are left out.
+
+    Example:
+        >>> masks = pair_masks(torch.tensor([0, 0, 1, 1]))
+        >>> embeddings = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]])
+        >>> batch_hard_triplet(cosines(embeddings), masks, margin=0.5).item()
+        0.0
     """
     distance = _squared_distance(cosine).sqrt()
     farthest_same = distance.masked_fill(~masks.same, -torch.inf).amax(dim=1)

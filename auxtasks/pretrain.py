@@ -8,7 +8,8 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 
 from auxtasks.data.loaders import BatchSource, Feed, Fingerprinted, Records
-from auxtasks.data.streams import describe_stream
+from auxtasks.data.plan import refuse_copies
+from auxtasks.data.stream_rows import describe_stream
 from auxtasks.errors import DataError
 from auxtasks.tasks.base import AuxTask
 from auxtasks.training.engine import train
@@ -74,6 +75,8 @@ def pretrain(
         raise DataError("validation data is read as a whole: pass a datasets.Dataset, not a stream.")
     feed, described = _feed(task, data, batch_size, seed, workers, kept)
     held_out = _prepared(task, validation, kept) if validation is not None else None
+    if held_out is not None:
+        task.check_held_out(held_out)
     return train(
         task,
         feed,
@@ -82,10 +85,17 @@ def pretrain(
         optimizer=(optimizer or OptimizerSettings()).for_steps(steps),
         loop=loop,
         folder=Path(folder) if folder else None,
-        identity={"task": type(task).__name__, **task.settings, "data": described},
+        identity={"task": type(task).__name__, **task.settings, "data": described, **_compared_on(held_out, loop)},
         provenance=_provenance(task, described_as),
         validate=(lambda: task.evaluate(held_out)) if held_out is not None else None,
     )
+
+
+def _compared_on(held_out: Records | None, loop: LoopSettings | None) -> dict[str, str]:
+    """Return what held-out data a run has, where that decides which weights it ends with."""
+    if held_out is None or loop is None or loop.keep_best is None:
+        return {}
+    return {"validation data": _fingerprint(held_out)}
 
 
 def _provenance(task: AuxTask, described_as: str | None) -> dict[str, Any]:
@@ -111,9 +121,11 @@ def _feed(
         stream = task.stream(data, batch_size, seed, workers=workers)
         return stream, f"{describe_stream(data)}, in blocks of {stream.block_rows} rows"
     records = _prepared(task, data, cache)
+    plan = task.plan(records, batch_size, seed)
+    refuse_copies(plan.batch_size, len(records), f"{len(records)} records")
     feed: Feed[Any, Any] = Feed(
         records=records,
-        plan=task.plan(records, batch_size, seed),
+        plan=plan,
         transform=task.transform,
         collate=task.collate,
         seed=seed,

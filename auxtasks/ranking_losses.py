@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from auxtasks.errors import DataError, did_you_mean
-from auxtasks.ranking_metrics import LARGEST_EXPONENT, Gains
+from auxtasks.ranking_inputs import LARGEST_EXPONENT, Gains
 
 __all__ = ["PairLoss", "ndcg_weights", "ordered_pairs", "pair_loss"]
 

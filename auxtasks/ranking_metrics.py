@@ -26,16 +26,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from auxtasks.errors import DataError, did_you_mean
+from auxtasks.ranking_inputs import Gains, check_tops, checked_offsets, finite_values, gain_of, one_query
 
 __all__ = [
-    "LARGEST_EXPONENT",
-    "Gains",
     "average_precision",
     "kendall_tau",
     "ndcg",
@@ -47,11 +45,6 @@ __all__ = [
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-
-Gains = Literal["exponential", "linear"]
-
-# Of a grade with exponential gains: sums of 2^100 still fit float32. A scale with more levels wants linear gains.
-LARGEST_EXPONENT = 100
 
 # Comparisons in one block, 4 MB of booleans: a query of 2000 items is one block.
 _BLOCK_CELLS = 4_000_000
@@ -108,9 +101,9 @@ def ndcg(
         Najork, "Computing information retrieval performance measures efficiently in the presence of tied scores",
         ECIR 2008.
     """
-    values, levels = _one_query(scores, grades)
-    _check_tops(() if top is None else (top,))
-    return _ndcg(_tied_groups(values), _gain(levels, gains, np.array([0, len(levels)])), top)
+    values, levels = one_query(scores, grades)
+    check_tops(() if top is None else (top,))
+    return _ndcg(_tied_groups(values), gain_of(levels, gains, np.array([0, len(levels)])), top)
 
 
 def average_precision(scores: npt.ArrayLike, grades: npt.ArrayLike, relevant_from: float = 1.0) -> float:
@@ -130,7 +123,7 @@ def average_precision(scores: npt.ArrayLike, grades: npt.ArrayLike, relevant_fro
         >>> average_precision([4.0, 3.0, 2.0, 1.0], [1, 0, 2, 0])  # (1/1 + 2/3) / 2
         0.8333333333333333
     """
-    values, levels = _one_query(scores, grades)
+    values, levels = one_query(scores, grades)
     return _average_precision(_tied_groups(values), levels >= relevant_from)
 
 
@@ -151,7 +144,7 @@ def reciprocal_rank(scores: npt.ArrayLike, grades: npt.ArrayLike, relevant_from:
         >>> reciprocal_rank([3.0, 2.0, 1.0], [0, 1, 1]), reciprocal_rank([2.0, 2.0, 1.0], [0, 1, 1])
         (0.5, 0.75)
     """
-    values, levels = _one_query(scores, grades)
+    values, levels = one_query(scores, grades)
     return _reciprocal_rank(_tied_groups(values), levels >= relevant_from)
 
 
@@ -171,7 +164,7 @@ def kendall_tau(scores: npt.ArrayLike, grades: npt.ArrayLike) -> float:
     Reference:
         Kendall, "The treatment of ties in ranking problems", Biometrika 1945.
     """
-    values, levels = _one_query(scores, grades)
+    values, levels = one_query(scores, grades)
     return _kendall_tau(_tied_groups(values), _pair_counts(values, levels))
 
 
@@ -187,7 +180,7 @@ def pair_accuracy(scores: npt.ArrayLike, grades: npt.ArrayLike) -> float:
         >>> pair_accuracy([3.0, 2.0, 2.0], [2, 1, 0])  # two right, one tied
         0.8333333333333334
     """
-    return _pair_accuracy(_pair_counts(*_one_query(scores, grades)))
+    return _pair_accuracy(_pair_counts(*one_query(scores, grades)))
 
 
 def per_query(
@@ -222,10 +215,10 @@ def per_query(
         >>> found["ndcg@1"].tolist(), found["mrr"].tolist(), found["pair_accuracy"].tolist()
         ([1.0, 0.0], [1.0, 0.5], [1.0, 0.0])
     """
-    bounds = _offsets(offsets)
-    values, levels = _finite(scores, "scores", bounds), _finite(grades, "grades", bounds)
-    _check_tops(tops)
-    gain = _gain(levels, gains, bounds)
+    bounds = checked_offsets(offsets)
+    values, levels = finite_values(scores, "scores", bounds), finite_values(grades, "grades", bounds)
+    check_tops(tops)
+    gain = gain_of(levels, gains, bounds)
     rows = []
     for start, end in itertools.pairwise(bounds):
         here = slice(start, end)
@@ -336,63 +329,3 @@ def _pair_accuracy(counts: _PairCounts) -> float:
 def _mean_of_known(values: FloatArray) -> float:
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else math.nan
-
-
-def _gain(grades: FloatArray, gains: Gains, bounds: IntArray) -> FloatArray:
-    """Return 2^grade - 1 or the grade; `bounds` are the offsets of the queries, to say where a grade has no gain."""
-    if gains not in get_args(Gains):
-        raise DataError(
-            f'gains must be one of {", ".join(get_args(Gains))}, found "{gains}".{did_you_mean(gains, get_args(Gains))}'
-        )
-    largest = LARGEST_EXPONENT if gains == "exponential" else math.inf
-    outside = (grades < 0) | (grades > largest)
-    if outside.any():
-        place = int(np.argmax(outside))
-        raise DataError(
-            f"grades must be from 0 to {largest} to have {gains} gains, found {grades[place]}{_where(place, bounds)}. "
-            f"Shift them so that the lowest is 0, or take linear gains if they are large."
-        )
-    return np.exp2(grades) - 1 if gains == "exponential" else grades
-
-
-def _check_tops(tops: Sequence[int]) -> None:
-    if any(top < 1 for top in tops):
-        raise DataError(f"top counts the ranks that matter, so it is at least 1, found {list(tops)}.")
-
-
-def _one_query(scores: npt.ArrayLike, grades: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-    values = np.asarray(scores, dtype=np.float64)
-    if values.ndim != 1 or len(values) == 0:
-        raise DataError(f"scores must be (n,) with n of at least 1, found shape {values.shape}.")
-    bounds = np.array([0, len(values)])
-    return _finite(values, "scores", bounds), _finite(grades, "grades", bounds)
-
-
-def _offsets(offsets: npt.ArrayLike) -> IntArray:
-    bounds = np.asarray(offsets)
-    if bounds.ndim != 1 or len(bounds) < 2 or not np.issubdtype(bounds.dtype, np.integer) or bounds[0] != 0:
-        raise DataError(f"offsets must be (Q + 1,) integers from 0 on, with Q of at least 1, found {bounds!r}.")
-    falls = np.diff(bounds) < 1
-    if falls.any():
-        query = int(np.argmax(falls))
-        raise DataError(
-            f"offsets must rise, each query having an item: query {query} runs from {bounds[query]} to "
-            f"{bounds[query + 1]}."
-        )
-    return bounds.astype(np.int64)
-
-
-def _finite(values: npt.ArrayLike, name: str, bounds: IntArray) -> FloatArray:
-    """Return values (M,) in float64, one a place, all finite."""
-    array = np.asarray(values, dtype=np.float64)
-    if array.shape != (bounds[-1],):
-        raise DataError(f"{name} must have one entry a place, ({bounds[-1]},), found shape {array.shape}.")
-    if not np.isfinite(array).all():
-        place = int(np.argmin(np.isfinite(array)))
-        raise DataError(f"{name} must be finite, found {array[place]}{_where(place, bounds)}.")
-    return array
-
-
-def _where(place: int, bounds: IntArray) -> str:
-    query = int(np.searchsorted(bounds, place, side="right")) - 1
-    return f" at place {place}" + (f" (item {place - bounds[query]} of query {query})" if len(bounds) > 2 else "")

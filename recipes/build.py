@@ -66,7 +66,14 @@ def load_columns(
     required: Sequence[str] | None = None,
     allow_unlabelled: bool = False,
 ) -> Dataset:
-    """Load a source with its columns checked."""
+    """Load a source with its columns checked.
+
+    Example:
+        >>> source = schema.Source(path="builtin:digits", options={"split": "train"}, where={"label": 3})
+        >>> rows = load_columns(source, {"image": "image", "label": "label"})
+        >>> rows.column_names, set(rows["label"])
+        (['image', 'label'], {3})
+    """
     assert source.path is not None  # `load_recipe` refuses a source without a path
     builtin = source.path.startswith("builtin:")
     return load_source(
@@ -83,7 +90,15 @@ def load_columns(
 
 @contextlib.contextmanager
 def told_of(source: schema.Source) -> Iterator[None]:
-    """Say in an error of the data of which source it is: a recipe names several, each with a row 7."""
+    """Say in an error of the data of which source it is: a recipe names several, each with a row 7.
+
+    Example:
+        >>> with told_of(schema.Source(path="photos", split="train")):
+        ...     raise DataError("row 7 holds no picture.")
+        Traceback (most recent call last):
+            ...
+        auxtasks.errors.DataError: photos, train: row 7 holds no picture.
+    """
     try:
         yield
     except (DataError, InputMismatchError) as error:
@@ -95,7 +110,12 @@ def told_of(source: schema.Source) -> Iterator[None]:
 
 
 def ranking_columns(source: schema.Source, kind: str) -> dict[str, str]:
-    """Return the columns of items, pairs or lists by their role; the items are of a backbone's kind."""
+    """Return the columns of items, pairs or lists by their role; the items are of a backbone's kind.
+
+    Example:
+        >>> ranking_columns(schema.Source(path="queries", holds="lists", label="relevance"), "features")
+        {'qid': 'qid', 'grade': 'relevance', 'features': 'features'}
+    """
     if source.holds == "pairs":
         extra = {"prompt": source.prompt, "margin": source.margin}
         named = {"chosen": source.chosen, "rejected": source.rejected}
@@ -105,7 +125,13 @@ def ranking_columns(source: schema.Source, kind: str) -> dict[str, str]:
 
 
 def part_of(source: schema.Source, part: schema.Part) -> schema.Source:
-    """Return another part of a source, such as its test set; see `recipes.schema.Part`."""
+    """Return another part of a source, such as its test set; see `recipes.schema.Part`.
+
+    Example:
+        >>> digits = schema.Source(path="digits", split="train", where={"hand": "left"})
+        >>> part_of(digits, schema.Part(split="test", where={"writer": 7})).where
+        {'hand': 'left', 'writer': 7}
+    """
     return source.model_copy(update=part.changes(source))
 
 
@@ -122,7 +148,13 @@ def part_sources(target: schema.Target) -> dict[str, schema.Source]:
 
 
 def present_classes(labels: NDArray[np.int64], names: Sequence[str]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Number the classes anew without those that a filter left without an item."""
+    """Number the classes anew without those that a filter left without an item.
+
+    Example:
+        >>> numbers, names = present_classes(np.array([0, 2, 2]), ("cat", "dog", "fox"))
+        >>> numbers.tolist(), names
+        ([0, 1, 1], ('cat', 'fox'))
+    """
     present, numbers = np.unique(labels, return_inverse=True)
     return numbers.astype(np.int64), tuple(names[label] for label in present)
 
@@ -275,7 +307,14 @@ def _mixture(task: schema.Corruptions) -> Mixture:
 
 
 def make_optimizer(recipe: schema.Recipe) -> OptimizerSettings:
-    """Translate the training section."""
+    """Translate the training section.
+
+    Example:
+        >>> training = {"optimizer": "sgd", "validate_every": 50, "patience": 3}
+        >>> recipe = schema.Recipe.model_validate({"name": "tiny", "training": training})
+        >>> make_optimizer(recipe).name, make_loop(recipe).patience
+        ('sgd', 3)
+    """
     training = recipe.training
     return OptimizerSettings(
         name=training.optimizer,
@@ -299,6 +338,8 @@ def make_loop(recipe: schema.Recipe) -> LoopSettings:
         keep_best=training.keep_best,
         best_is=training.best_is,
         patience=training.patience,
+        gradient_checkpointing=training.gradient_checkpointing,
+        sharding=training.sharding,
         checkpoint_every=training.checkpoint_every,
         keep_checkpoints=training.keep_checkpoints,
         trackers=tuple(training.trackers),

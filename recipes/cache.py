@@ -1,4 +1,4 @@
-"""What the cache folder holds, told and cleared: features, pictures, aligned faces, sentences, signatures."""
+"""What the cache folder holds, told and cleared: features, pictures, faces, sentences, signatures, tables."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from auxtasks.errors import DataError, did_you_mean
+from auxtasks.data.array_files import map_array
+from auxtasks.errors import CheckpointError, DataError, did_you_mean
 from auxtasks.features.cache import FeatureCache
 from auxtasks.features.entries import Entry, entries, remove, remove_folder
-from recipes.folder import cache_folder
+from recipes.cache_place import cache_folder
 
 __all__ = ["Kept", "clear_cache", "describe_cache", "feature_cache", "kept_in"]
 
@@ -32,13 +33,27 @@ class Kept:
     """One thing that is kept.
 
     Attributes:
-        kind: the sub-folder: features, pictures, aligned, sentences or near_duplicates.
+        kind: the sub-folder: features, pictures, aligned, sentences, near_duplicates or tables.
         name: of its folder.
         place: its folder.
         what: it is, in a few words.
         bytes: that it takes.
         used: seconds since 1970 when it was last used, or last written where its use is not noted.
         entry: of features, as `auxtasks.features.entries` knows it.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> (Path(folder.name) / "pictures" / ("0" * 32)).mkdir(parents=True)
+        >>> np.save(Path(folder.name) / "pictures" / ("0" * 32) / "pixels.npy", np.zeros((2, 8, 8, 1), np.uint8))
+        >>> (kept,) = kept_in(Path(folder.name))
+        >>> isinstance(kept, Kept), kept.kind, kept.what, kept.bytes
+        (True, 'pictures', '2 pictures of 8 x 8 pixels, 1 channel', 256)
+        >>> clear_cache(Path(folder.name), keys=["00"]).partition(": ")[2]
+        '1 removed, 0.0 MB freed.'
+        >>> kept_in(Path(folder.name))
+        []
+        >>> folder.cleanup()
     """
 
     kind: str
@@ -57,6 +72,18 @@ def feature_cache(folder: Path | None = None) -> FeatureCache:
 
     Raises:
         DataError: the variable holds no number above 0.
+
+    Example:
+        >>> import tempfile
+        >>> from auxtasks.backbones import mlp
+        >>> from auxtasks.data.feature_columns import encode_features
+        >>> from datasets import Dataset
+        >>> rows = Dataset.from_dict({"features": [[0.0, 1.0], [1.0, 0.0]], "label": ["left", "right"]})
+        >>> table = encode_features(rows, width=2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     found = feature_cache(Path(folder)).features(mlp(width=2, hidden=[3]), table, {"hidden1": "auto"})
+        ...     found["hidden1"].shape, [kept.kind for kept in kept_in(Path(folder))]
+        ((2, 3), ['features'])
     """
     given = os.environ.get("AUXTASKS_CACHE_GB")
     try:
@@ -80,6 +107,7 @@ def kept_in(folder: Path | None = None) -> list[Kept]:
                 for path in sorted(below.iterdir())
                 if path.is_dir() and _OURS.fullmatch(path.name)
             ]
+    found += [_table(path) for path in _tables(place / "tables")]
     return sorted(found, key=lambda kept: kept.used)
 
 
@@ -126,7 +154,7 @@ def clear_cache(
         DataError: nothing has such a key, or there is no such kind.
     """
     place = folder or cache_folder()
-    kinds = ("features", *_DESCRIBED)
+    kinds = ("features", *_DESCRIBED, "tables")
     if kind is not None and kind not in kinds:
         raise DataError(f'no kind "{kind}". Kinds: {", ".join(kinds)}.{did_you_mean(kind, kinds)}')
     found = kept_in(place)
@@ -154,7 +182,8 @@ def _removed(kept: Kept) -> bool:
 
 def _features(entry: Entry) -> Kept:
     about = entry.about
-    layers = ", ".join(f"{name} ({pool})" for name, pool in dict(about.get("layers", {})).items())
+    pools = about.get("layers")
+    layers = ", ".join(f"{name} ({pool})" for name, pool in pools.items()) if isinstance(pools, dict) else ""
     parts = [about.get("holds", "of an earlier version, or damaged"), layers, about.get("items"), about.get("backbone")]
     words = "; ".join(str(part) for part in parts if part)
     what = words if entry.state == "whole" else f"{entry.state}: {words}"
@@ -165,14 +194,14 @@ def _kept(kind: str, place: Path, describe: Callable[[Path], str]) -> Kept:
     files = [path for path in place.iterdir() if path.is_file()]
     try:
         what = "left over, or being written" if place.name.startswith(".") else describe(place)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (CheckpointError, OSError, ValueError, IndexError, SafetensorError) as error:
         what = f"damaged ({error})"
     used = max((path.stat().st_mtime for path in files), default=place.stat().st_mtime)
     return Kept(kind, place.name, place, what, sum(path.stat().st_size for path in files), used)
 
 
 def _pictures(place: Path) -> str:
-    rows, height, width, channels = np.lib.format.open_memmap(place / "pixels.npy", mode="r").shape
+    rows, height, width, channels = map_array(place / "pixels.npy").shape
     return f"{rows:,} pictures of {height} x {width} pixels, {channels} {'channel' if channels == 1 else 'channels'}"
 
 
@@ -183,12 +212,12 @@ def _aligned(place: Path) -> str:
 
 
 def _sentences(place: Path) -> str:
-    return f"{len(np.lib.format.open_memmap(place / 'rows.npy', mode='r')):,} sentences"
+    return f"{map_array(place / 'rows.npy').size:,} sentences"
 
 
 def _signatures(place: Path) -> str:
     with safe_open(place / "signatures.safetensors", framework="numpy") as file:
-        name = next(iter(file.keys()))
+        name = next(iter(sorted(file.keys())), "nothing")
         return f"what near duplicates of {file.get_slice(name).get_shape()[0]:,} items are found by"
 
 
@@ -198,6 +227,18 @@ _DESCRIBED: dict[str, Callable[[Path], str]] = {
     "sentences": _sentences,
     "near_duplicates": _signatures,
 }
+
+
+def _tables(place: Path) -> list[Path]:
+    """Return the folders in which `datasets` keeps a table: by format, then by a hash, a version and another hash."""
+    return sorted({info.parents[2] for info in place.glob("*/*/*/*/dataset_info.json")})
+
+
+def _table(place: Path) -> Kept:
+    files = [path for path in place.rglob("*") if path.is_file()]
+    used = max(path.stat().st_mtime for path in files)
+    size = sum(path.stat().st_size for path in files)
+    return Kept("tables", place.name, place, f"{place.parent.name}, read as Arrow", size, used)
 
 
 def _megabytes(count: int) -> str:

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
-from auxtasks.errors import AuxtasksError, RecipeError
+from auxtasks.errors import AuxtasksError, RecipeError, TrainingStoppedError
+from auxtasks.signals import die_with_parent
+from recipes.cache_place import keep_libraries_inside
+from recipes.interruptions import Interruption, interruptions
 from recipes.reuse_commands import Overrides, RunPath, prints_results
 from recipes.reuse_commands import app as reuse_app
 
 __all__ = ["app", "main"]
+
+# What an operating system says of a disk or a folder, whoever writes: no fault of ours, and no traceback.
+_OF_THE_DISK: Final = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG,
+    errno.ENOTDIR, errno.EISDIR,
+}  # fmt: skip
+
+SECONDS_TO_TELL: Final = 2
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -59,10 +73,14 @@ def run(name: RecipeName, overrides: Overrides = None, out: Out = None, processe
     from recipes.config import load_recipe
 
     recipe = load_recipe(name, overrides or [])
+    from auxtasks.training.processes import join_processes
+    from recipes.folder import RunFolder
     from recipes.run import run_recipe
 
     place = out or Path("runs") / recipe.name
-    report = run_recipe(recipe, place, processes)
+    join_processes(recipe.training.device)
+    with RunFolder(place).only_run(together=True):
+        report = run_recipe(recipe, place, processes)
     _print_ranking(place)
     if report is not None:
         _print_report(place)
@@ -74,19 +92,25 @@ def pretrain(name: RecipeName, overrides: Overrides = None, out: Out = None) -> 
     from recipes.config import load_recipe
 
     recipe = load_recipe(name, overrides or [])
+    from auxtasks.training.processes import join_processes
+    from recipes.folder import RunFolder
     from recipes.run import pretrain_recipe
 
     place = out or Path("runs") / recipe.name
-    pretrain_recipe(recipe, place)
+    join_processes(recipe.training.device)
+    with RunFolder(place).only_run(together=True):
+        pretrain_recipe(recipe, place)
     _print_ranking(place)
 
 
 @app.command()
 def transfer(run_path: RunPath, overrides: Overrides = None, out: Out = None) -> None:
     """Evaluate a run's backbone on its targets, or on others given as overrides, into a folder of their own."""
+    from recipes.folder import RunFolder
     from recipes.run import transfer_run
 
-    place = transfer_run(run_path, overrides or [], out)
+    with RunFolder(out or run_path).only_run():
+        place = transfer_run(run_path, overrides or [], out)
     _print_report(place)
 
 
@@ -151,10 +175,11 @@ def _print_ranking(place: Path) -> None:
 
     found = RunFolder(place).ranking
     if prints_results() and found.is_file():
-        from auxtasks.checkpoint import read_json
         from recipes.ranking_table import ranking_lines
+        from recipes.result_files import Ranked, read_result
 
-        typer.echo("\n".join(ranking_lines(read_json(found))))
+        remedy = "To have it written anew, remove pretrain.json beside it and run the same again."
+        typer.echo("\n".join(ranking_lines(read_result(found, Ranked, remedy))))
 
 
 def _print_report(place: Path) -> None:
@@ -170,13 +195,64 @@ def _print_report(place: Path) -> None:
 def main() -> None:
     """Run the command line; an error of ours is a message and an exit code, never a traceback.
 
-    Exit codes: 0 done, 1 it could not be done, 2 the recipe or the command line is wrong.
+    Exit codes: 0 done; 1 it could not be done; 2 the recipe or the command line is wrong; 130 and 143 stopped by SIGINT
+    (Ctrl-C) and SIGTERM, after the step that was being trained and a checkpoint of it.
+
+    Example:
+        >>> import contextlib
+        >>> from unittest.mock import patch
+        >>> with patch("sys.argv", ["auxtasks", "cache", "list"]), patch.dict(os.environ, AUXTASKS_CACHE="not there"):
+        ...     with contextlib.suppress(SystemExit):
+        ...         main()
+        not there: nothing is kept.
+        >>> with patch("sys.argv", ["auxtasks", "inspect", "no_such_run"]), patch.dict(os.environ):
+        ...     try:
+        ...         main()
+        ...     except SystemExit as done:
+        ...         print(done.code)
+        1
     """
+    keep_libraries_inside()
+    if "AUXTASKS_LAUNCHED" in os.environ:
+        die_with_parent()
     try:
-        app()
-    except RecipeError as error:
-        typer.echo("\n".join(f"error: {problem}" for problem in error.problems), err=True)
-        sys.exit(2)
+        with interruptions():
+            app()
+    except TrainingStoppedError as stop:
+        _say_once(str(stop))
+        from recipes.launch import leave_group
+
+        leave_group()
+        sys.exit(128 + stop.signal)
+    except Interruption as stop:
+        _say_once(str(stop))
+        sys.exit(128 + stop.signal)
     except AuxtasksError as error:
-        typer.echo(f"error: {error}", err=True)
+        _tell(error)
+        sys.exit(2 if isinstance(error, RecipeError) else 1)
+    except RuntimeError as error:
+        # What gloo says to those that wait for a process that has ended, which has said why.
+        if "RANK" not in os.environ or "gloo/transport" not in str(error):
+            raise
+        typer.echo(f"error: process {os.environ['RANK']} ends, since another one of the run has ended.", err=True)
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        typer.echo(f"error: could not read or write {error.filename or 'a file'}: {error.strerror}.", err=True)
+        sys.exit(1)
+
+
+def _tell(error: AuxtasksError) -> None:
+    """Print an error, unless another process does: that one gets its time, for a launcher ends all when one has."""
+    if error.told:
+        time.sleep(SECONDS_TO_TELL)
+        return
+    problems = error.problems if isinstance(error, RecipeError) else [error]
+    typer.echo("\n".join(f"error: {problem}" for problem in problems), err=True)
+
+
+def _say_once(message: str) -> None:
+    """Print a message to stderr, in the first of several processes."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(message, err=True)

@@ -76,6 +76,30 @@ def depth_run(
         TransferError: no such target, what the backbone was made with, both `shots` and `whole`, a target that does not
             fit.
         CheckpointError: nothing pretrained, or a folder that holds something else.
+
+    Example:
+        >>> import tempfile
+        >>> from unittest.mock import patch
+        >>> from recipes.config import load_recipe
+        >>> from recipes.finetune import finetune_run
+        >>> from recipes.finetune_table import finetune_lines
+        >>> from recipes.run import pretrain_recipe
+        >>> network = "backbone={name: mlp, arguments: {width: 4, hidden: [8, 8]}}"
+        >>> few = "{stages: [{steps: 2}], learning_rates: [1e-3]}"
+        >>> reuse = [f"transfer.tuning={few}", f"transfer.scratch={few}", "transfer.heads=[{name: ridge}]"]
+        >>> recipe = load_recipe("ready_made", [network, *reuse, "targets.mine.path=builtin:features"])
+        >>> with tempfile.TemporaryDirectory() as folder, patch.dict("os.environ", AUXTASKS_CACHE=f"{folder}/cache"):
+        ...     run = Path(folder) / "run"
+        ...     pretrain_recipe(recipe, run)
+        ...     asked = {"modes": ["frozen"], "shots": 3, "draws": 2, "folds": 3, "show_progress": False}
+        ...     report = depth_run(run, [], "mine", Path(folder) / "depth", **asked)
+        ...     tuned = finetune_run(run, [], "mine", Path(folder) / "tuned", layer=report.chosen.layer)
+        >>> sorted({row.layer for row in report.rows}), len(report.choices)
+        (['hidden1', 'hidden2'], 2)
+        >>> tuned["layer"] == report.chosen.layer
+        True
+        >>> finetune_lines(tuned)[0]
+        'mine: 150 labelled vectors, 3 classes'
     """
     if whole and shots is not None:
         raise TransferError(f"shots is {shots}, and all labels are asked for as well: leave one out.")

@@ -35,6 +35,14 @@ class EpisodeRun:
         asked: the episodes, in words.
         scores: layer to head, in words, to its scores.
         notes: for the reader: leaks that were looked for, heads that were left out.
+
+    Example:
+        >>> import numpy as np
+        >>> scores = EpisodeScores(np.array([0.8, 0.9, 1.0]), mean=0.9, ci95=(0.8, 1.0), way=5)
+        >>> for line in EpisodeRun("animals: 3 episodes", {"hidden1": {"prototype": scores}}, ()).lines()[:2]:
+        ...     print(line)
+        animals: 3 episodes
+          hidden1          prototype  90.0 % [80.0, 100.0]
     """
 
     asked: str
@@ -89,6 +97,22 @@ def episodes_run(
             batches, or classes with too few items.
         LayerError: no such layer.
         CheckpointError: nothing pretrained.
+
+    Example:
+        >>> import tempfile
+        >>> from unittest.mock import patch
+        >>> from recipes.config import load_recipe
+        >>> from recipes.run import pretrain_recipe
+        >>> network = "backbone={name: mlp, arguments: {width: 4, hidden: [8, 8]}}"
+        >>> recipe = load_recipe("ready_made", [network, "targets.mine.path=builtin:features"])
+        >>> with tempfile.TemporaryDirectory() as folder, patch.dict("os.environ", AUXTASKS_CACHE=f"{folder}/cache"):
+        ...     run = Path(folder) / "run"
+        ...     pretrain_recipe(recipe, run)
+        ...     found = episodes_run(run, [], "mine", way=3, shot=5, queries=10, episodes=20)
+        >>> found.asked
+        'mine: 20 episodes, 3-way, 5-shot, 10 queries a class, from 150 vectors of 3 classes; chance 33.3 %'
+        >>> {layer: len(heads) for layer, heads in found.scores.items()}  # one score of each head, on the topmost layer
+        {'hidden2': 4}
     """
     recipe = reused_recipe(run, overrides)
     target = named_target(recipe, name, run)

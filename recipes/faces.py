@@ -11,11 +11,13 @@ from datasets import Dataset
 from auxtasks.data.align import align_faces
 from auxtasks.data.images import ImageTable
 from auxtasks.data.pairs import hold_out, load_pairs, refuse_trained_people
+from auxtasks.errors import DataError
 from auxtasks.tasks import FacePairs
 from auxtasks.tasks.verification import held_out_threshold, verify
 from auxtasks.training.settings import TrainingResult
 from recipes.build import load_columns
-from recipes.folder import RunFolder, cache_folder
+from recipes.cache_place import cache_folder
+from recipes.folder import RunFolder
 from recipes.pictures import picture_leaks
 from recipes.schema import Recipe, Target
 from recipes.target_data import TargetData
@@ -35,6 +37,19 @@ class FacePretraining:
         source: rows as they were read; the pairs of a protocol refer to them.
         table: all readable pictures.
         trained, held_out: of disjoint people.
+
+    Example:
+        >>> import tempfile
+        >>> from unittest.mock import patch
+        >>> from recipes.build import make_backbone, make_task
+        >>> from recipes.config import load_recipe
+        >>> small = "backbone.arguments={size: 16, widths: [8], blocks: [1], embedding: 8}"
+        >>> photos = ["data.options={people: 5, photos: 2, size: 16}", "data.holdout=0.4"]
+        >>> recipe = load_recipe("faces_demo", [*photos, small])
+        >>> with tempfile.TemporaryDirectory() as folder, patch.dict("os.environ", AUXTASKS_CACHE=folder):
+        ...     data = FacePretraining.read(recipe, make_task(recipe, make_backbone(recipe)))
+        >>> data.described, len(data.held_out), _people(data.trained) & _people(data.held_out)
+        ('6 pictures of builtin:drawn_faces', 4, set())
     """
 
     recipe: Recipe
@@ -46,7 +61,14 @@ class FacePretraining:
 
     @classmethod
     def read(cls, recipe: Recipe, task: FacePairs) -> FacePretraining:
-        """Load what is pretrained on, aligned if the recipe says so, and decode it once."""
+        """Load what is pretrained on, aligned if the recipe says so, and decode it once.
+
+        Raises:
+            DataError: data that does not fit, or a file of pairs that is not there.
+        """
+        pairs = _pairs_file(recipe)
+        if pairs is not None and not pairs.exists():
+            raise DataError(f"verification.pairs: {pairs} is not there.")
         source, table = _photos(recipe, task)
         trained, held_out = hold_out(table.labels, recipe.data.holdout, recipe.seed)
         return cls(recipe, task, source, table, table.subset(trained), table.subset(held_out))
@@ -68,12 +90,9 @@ class FacePretraining:
 
     def evaluate(self, folder: RunFolder) -> dict[str, float]:
         """Score the recipe's pairs; the threshold comes from the held-out people."""
-        wanted, data = self.recipe.verification, self.recipe.data
-        if wanted is None or data.path is None:
+        wanted, data, path = self.recipe.verification, self.recipe.data, _pairs_file(self.recipe)
+        if wanted is None or path is None:
             return {}
-        path = Path(wanted.pairs)
-        if not path.is_absolute():
-            path = Path(data.path).parent / path
         everyone = self.recipe.model_copy(update={"data": data.model_copy(update={"where": None})})
         source, table = _photos(everyone, self.task)
         pairs = load_pairs(path, source, key=wanted.key, protocol=wanted.protocol)
@@ -93,6 +112,13 @@ class FacePretraining:
     def leaks(self, name: str, target: Target, data: TargetData) -> list[str]:
         """Look for pictures and people that pretraining, or the labels, share with the test."""
         return picture_leaks(self.recipe, name, target, data, self.table)
+
+
+def _pairs_file(recipe: Recipe) -> Path | None:
+    """Return where the pairs of a recipe are, a relative path beside its data."""
+    if recipe.verification is None or recipe.data.path is None:
+        return None
+    return Path(recipe.data.path).parent / recipe.verification.pairs
 
 
 def _photos(recipe: Recipe, task: FacePairs) -> tuple[Dataset, ImageTable]:

@@ -20,20 +20,23 @@ from sklearn.exceptions import ConvergenceWarning
 
 from auxtasks.backbones import Backbone
 from auxtasks.backbones.pooling import Pool
-from auxtasks.checkpoint import read_json, write_text_atomically
+from auxtasks.checkpoint import write_text_atomically
 from auxtasks.data.images import ImageTable
 from auxtasks.data.pair_table import PairTable
 from auxtasks.errors import TransferError
 from auxtasks.features.batches import Table, item_noun
 from auxtasks.features.cache import FeatureCache
 from auxtasks.features.extract import extract, feature_widths
+from auxtasks.training.memory import own_peak_memory
 from auxtasks.training.processes import join_processes
+from auxtasks.training.together import all_or_none, first_process_first
 from recipes import build
 from recipes.cache import feature_cache
 from recipes.folder import RunFolder
 from recipes.launch import launch, leave_group
+from recipes.result_files import FineTuned, read_result
 from recipes.reused_run import at_length, named_target, reused_recipe
-from recipes.run import peak_memory, read_pretraining
+from recipes.run import read_pretraining
 from recipes.schema import Recipe, Target
 from recipes.targets import load_target
 from transfer.arms import StartHead
@@ -50,7 +53,7 @@ from transfer.scores import check_metric, item_scores
 from transfer.spaces import default_pools
 from transfer.statistics import interval
 
-__all__ = ["finetune_lines", "finetune_run"]
+__all__ = ["finetune_run"]
 
 CHOOSE_ON = 5000  # labels that a layer is chosen on by cross-validation: more would choose no better
 
@@ -90,13 +93,16 @@ def finetune_run(
     recipe = reused_recipe(run, overrides)
     named_target(recipe, target, run, out)
     folder = RunFolder(out)
-    if processes > 1:
-        folder.claim(recipe)
-        if not _result(folder, target).is_file():
-            _launch(run, overrides, target, out, layer, processes)
-    else:
-        _in_this_process(recipe, run, folder, target, layer)
-    found: dict[str, Any] = read_json(_result(folder, target))
+    join_processes(recipe.training.device)
+    with folder.only_run(together=True):
+        if processes > 1:
+            folder.claim(recipe)
+            if not _result(folder, target).is_file():
+                _launch(run, overrides, target, out, layer, processes)
+        else:
+            _in_this_process(recipe, run, folder, target, layer)
+    remedy = "Remove it and run the same again, which goes on from the checkpoint."
+    found = read_result(_result(folder, target), FineTuned, remedy)
     if layer not in (None, found["layer"]):
         raise TransferError(
             f"{out} holds the result of a head on {found['layer']}, not on {layer}: choose another folder."
@@ -116,16 +122,17 @@ def _launch(run: Path, overrides: Sequence[str], target: str, out: Path, layer: 
 
 def _in_this_process(recipe: Recipe, run: Path, folder: RunFolder, name: str, layer: str | None) -> None:
     """Do this process's part; the first one writes."""
-    state = join_processes(recipe.training.device)
-    if state.is_main_process:
-        folder.claim(recipe)
-    state.wait_for_everyone()
+    is_first = PartialState().is_main_process
+    with all_or_none():
+        if is_first:
+            folder.claim(recipe)
     if not _result(folder, name).is_file():
-        with state.main_process_first():  # the first process reads and decodes, the others find the result
+        with first_process_first():  # which reads and decodes: the others find the result
             work = _Work.read(recipe, run, folder, name, layer)
         found = work.train()
-        if state.is_main_process:
-            work.finish(found)
+        with all_or_none():
+            if is_first:
+                work.finish(found)
     leave_group()
 
 
@@ -312,7 +319,7 @@ class _Work:
             "training_accuracy": tuned.training_accuracy,
             "validation": None,
             "test": None,
-            "cost": {"seconds": round(found.seconds, 1), "peak_memory_bytes": peak_memory()},
+            "cost": {"seconds": round(found.seconds, 1), "peak_memory_bytes": own_peak_memory().largest},
             "notes": self.notes,
         }
         if self.items.validation is not None:
@@ -380,21 +387,3 @@ def _some_of_each(labels: NDArray[np.int64], most: int, seed: int) -> NDArray[np
 def _words(backbone: Backbone, layer: str, stage: Stage) -> str:
     trained = trained_layers(backbone, layer, stage)
     return f"{stage.steps} steps of the head" + (f" and {', '.join(trained)}" if trained else "")
-
-
-def finetune_lines(found: Mapping[str, Any]) -> list[str]:
-    """Return what `finetune_run` gave as lines for a terminal."""
-    lines = [
-        f"{found['target']}: {found['labels']:,} labelled {found['items']}, {found['classes']} classes",
-        f"head on {found['layer']} ({found['pool']}), learning rate {found['learning_rate']:g}, "
-        f"{sum(stage['steps'] for stage in found['stages'])} steps in {len(found['stages'])} stages, "
-        f"{found['cost']['seconds']:.1f} s; fits {found['training_accuracy']:.1%} of what it last trained on",
-    ]
-    if found["validation"] is not None:
-        tried = ", ".join(f"{one['accuracy']:.3f} at {one['learning_rate']:g}" for one in found["validation"]["tried"])
-        lines.append(f"accuracy on {found['validation']['items']:,} validation items: {tried}")
-    if found["test"] is not None:
-        test = found["test"]
-        low, high = test["ci95"]
-        lines.append(f"{found['metric']} on {test['items']:,} test items: {test['mean']:.3f} [{low:.3f}, {high:.3f}]")
-    return [*lines, *(f"note: {note}" for note in found["notes"])]

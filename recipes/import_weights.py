@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from auxtasks.backbones import Backbone, build
 from auxtasks.backbones.tokenizer import read_tokenizer
 from auxtasks.checkpoint import read_json
 from auxtasks.errors import CheckpointError, RecipeError
 from recipes.folder import saved_backbone
+from recipes.recipe_yaml import parse_yaml
 from transfer.copy_plan import CopyPlan, OtherShapes
 from transfer.foreign.check import check_file
 from transfer.foreign.load import load_foreign
@@ -73,6 +72,23 @@ def import_weights(
         RecipeError: options or arguments that make no sense; all at once.
         AuxtasksError: a file that cannot be read, a network that cannot be built, or a copy that is refused. Nothing
             was written.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from safetensors.torch import save_file
+        >>> tensors = {"module.fc.weight": torch.ones(3, 4), "module.fc.bias": torch.zeros(3)}
+        >>> renames = [r"module\.fc\.(.*)=0.0.\1"]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "foreign.safetensors"
+        ...     save_file(tensors, file)
+        ...     plan = import_weights(file, "mlp", ["width=4", "hidden=[3]"], renames=renames, dry_run=True)
+        copy from foreign.safetensors (safetensors) into mlp, selected: everything
+          layer    loaded  missing  other shape  not selected  of its parameters loaded
+          hidden1       2        0            0             0  100.0%
+        loaded: 2 of 2 tensors, 15 of 15 parameters (100.0%)
+        >>> plan.problems
+        ()
     """
     _check_options(out, dry_run=dry_run, rules=rules, source=source, by=by, check=check)
     backbone = _network(into, arguments)
@@ -198,9 +214,9 @@ def _arguments(arguments: Sequence[str]) -> dict[str, Any]:
             problems.append(f"{key}: {'.'.join(groups)} is a value, not a group of keys.")
             continue
         try:
-            at[last] = read_json(Path(value[1:])) if value.startswith("@") else yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            problems.append(f"{key}: not valid YAML: {' '.join(str(error).split())}.")
+            at[last] = read_json(Path(value[1:])) if value.startswith("@") else parse_yaml(value, key)
+        except RecipeError as error:
+            problems += error.problems
     if problems:
         raise RecipeError(problems)
     return found

@@ -20,7 +20,8 @@ from auxtasks.training.settings import TrainingResult
 from recipes import build
 from recipes.build import load_columns
 from recipes.cache import feature_cache
-from recipes.folder import RunFolder, cache_folder
+from recipes.cache_place import cache_folder
+from recipes.folder import RunFolder
 from recipes.pictures import picture_leaks
 from recipes.schema import Layerwise, Recipe, Target
 from recipes.target_data import TargetData
@@ -43,6 +44,19 @@ class LayerwisePretraining:
         table: all readable pictures.
         trained, held_out: of different pictures; the latter may be empty.
         result: of the training, once it was done in this process.
+
+    Example:
+        >>> import tempfile
+        >>> from unittest.mock import patch
+        >>> from recipes.config import load_recipe
+        >>> recipe = load_recipe("layerwise_demo", ["backbone.arguments.hidden=[6, 4]", "task.visible=gaussian"])
+        >>> backbone = build.make_backbone(recipe)
+        >>> with tempfile.TemporaryDirectory() as folder, patch.dict("os.environ", AUXTASKS_CACHE=folder):
+        ...     data = LayerwisePretraining.read(recipe, backbone)
+        >>> data.described, len(data.held_out), data.reusable
+        ('1,167 pictures of builtin:digits, without labels', 130, None)
+        >>> [type(build.make_layer_task(recipe, backbone, layer).head).__name__ for layer in backbone.layer_names]
+        ['GaussianUnits', 'BernoulliUnits']
     """
 
     recipe: Recipe

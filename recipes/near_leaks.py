@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from recipes.folder import cache_folder
+from recipes.cache_place import cache_folder
 from recipes.schema import Recipe
 from transfer.near_duplicates import find_near_duplicates
 
@@ -17,7 +17,12 @@ Part = TypeVar("Part")
 
 
 def labelled_parts(parts: Mapping[str, Part]) -> dict[str, Part]:
-    """Return what a target has labels of, by what a note calls it: what labels are drawn from is the support."""
+    """Return what a target has labels of, by what a note calls it: what labels are drawn from is the support.
+
+    Example:
+        >>> labelled_parts({"": ["a text"], "validation": ["another"]})
+        {'support': ['a text'], 'validation': ['another']}
+    """
     return {part or "support": items for part, items in parts.items()}
 
 
@@ -32,6 +37,18 @@ def near_leaks(recipe: Recipe, name: str, seen: Mapping[str, object], test: obje
 
     Raises:
         LeakError: there are some, and the recipe does not take them.
+
+    Example:
+        >>> import tempfile
+        >>> from unittest.mock import patch
+        >>> recipe = Recipe.model_validate({"name": "tiny", "transfer": {"near_duplicates": True, "on_leak": "report"}})
+        >>> seen = {"pretraining": ["The cat sat on the mat and looked at the dog in the garden until it rained."]}
+        >>> test = ["The cat sat on the mat and looked at the dog in the garden until it snowed."]
+        >>> with tempfile.TemporaryDirectory() as folder, patch.dict("os.environ", AUXTASKS_CACHE=folder):
+        ...     print(near_leaks(recipe, "reviews", seen, test)[0].partition(" (")[0])
+        reviews: nearly the same texts in pretraining and test: 1 of 1 test texts
+        >>> near_leaks(Recipe(name="tiny"), "reviews", seen, test)
+        []
     """
     if not recipe.transfer.near_duplicates:
         return []

@@ -11,7 +11,7 @@ from auxtasks.backbones import Backbone
 from auxtasks.data.augment import with_room
 from auxtasks.data.images import ImageTable, decode_images
 from recipes.build import load_columns, part_sources, present_classes
-from recipes.folder import cache_folder
+from recipes.cache_place import cache_folder
 from recipes.near_leaks import labelled_parts, near_leaks
 from recipes.schema import Recipe, Source, Target
 from recipes.target_data import TargetData
@@ -21,7 +21,22 @@ __all__ = ["picture_leaks", "picture_target"]
 
 
 def picture_target(recipe: Recipe, name: str, target: Target, backbone: Backbone) -> TargetData:
-    """Load a target and decode it as the backbone needs it."""
+    """Load a target and decode it as the backbone needs it.
+
+    Example:
+        >>> import tempfile
+        >>> from unittest.mock import patch
+        >>> from recipes.build import make_backbone
+        >>> from recipes.config import load_recipe
+        >>> small = "backbone.arguments={size: 16, widths: [8], blocks: [1], embedding: 8}"
+        >>> recipe = load_recipe("faces_demo", [small, "targets.strangers.options={people: 3, photos: 2, size: 24}"])
+        >>> with tempfile.TemporaryDirectory() as folder, patch.dict("os.environ", AUXTASKS_CACHE=folder):
+        ...     data = picture_target(recipe, "strangers", recipe.targets["strangers"], make_backbone(recipe))
+        >>> data.table.pixels.shape  # a quarter larger than 16, to be shifted in
+        (6, 20, 20, 1)
+        >>> data.notes
+        ['strangers: pictures were resized to 16 x 16 pixels, grey, as the backbone takes them.']
+    """
     channels, height, width = backbone.input.shape
     # Without augmentation nothing is shifted, and pictures that have the backbone's size stay as they are.
     shifted = recipe.transfer.augment is not None and target.room
@@ -51,6 +66,23 @@ def picture_leaks(recipe: Recipe, name: str, target: Target, data: TargetData, p
 
     Raises:
         LeakError: there are some, and the recipe does not take them.
+
+    Example:
+        >>> import tempfile
+        >>> from unittest.mock import patch
+        >>> from recipes.build import make_backbone
+        >>> from recipes.config import load_recipe
+        >>> small = "backbone.arguments={size: 16, widths: [8], blocks: [1], embedding: 8}"
+        >>> options = "targets.strangers.options={people: 3, photos: 2, size: 24}"
+        >>> recipe = load_recipe("faces_demo", [small, options, "transfer.augment=null", "transfer.on_leak=report"])
+        >>> strangers = recipe.targets["strangers"]
+        >>> with tempfile.TemporaryDirectory() as folder, patch.dict("os.environ", AUXTASKS_CACHE=folder):
+        ...     data = picture_target(recipe, "strangers", strangers, make_backbone(recipe))
+        ...     notes = picture_leaks(recipe, "strangers", strangers, data, data.table.subset([0, 1]))
+        >>> for note in notes:
+        ...     print(note.partition(" (")[0])
+        strangers: pictures in pretraining and test: 2 of 6 test pictures
+        strangers: identities in pretraining and target: 1
     """
     parts = _as_pretrained(recipe, name, target, data, pretrained)
     test = parts.pop("test" if "test" in parts else "")

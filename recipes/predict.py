@@ -33,6 +33,30 @@ def predict_files(
     Raises:
         CheckpointError: no target model, or several and no choice.
         DataError: an input that is not there or of the other kind, a folder without pictures, a row without text.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from auxtasks.backbones import mlp
+        >>> from auxtasks.data.images import decode_images
+        >>> from auxtasks.features.extract import extract
+        >>> from transfer.heads import build_head
+        >>> people = {"people": 2, "photos": 3, "size": 16}
+        >>> source = load_source("builtin:drawn_faces", columns={"image": "image", "label": "label"}, options=people)
+        >>> faces = decode_images(source, size=(16, 16), channels=1)
+        >>> network = mlp(size=16, hidden=[64])
+        >>> features = extract(network, faces, {"hidden1": "auto"})["hidden1"]
+        >>> head = build_head("ridge").fit(features, faces.labels, n_classes=2)
+        >>> model = TargetModel(network, "hidden1", "auto", False, head, faces.class_names, (16, 16))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = model.save(Path(folder) / "model")
+        ...     photo = Path(folder) / "someone.png"
+        ...     Image.fromarray(faces.pixels[5, :, :, 0]).save(photo)
+        ...     for path, person, probability in predict_files(Path(folder) / "model", [photo], None):
+        ...         Path(path).name, person, probability > 0.5
+        ('someone.png', 'person00001', True)
+        >>> faces.class_names[faces.labels[5]]
+        'person00001'
     """
     model = load(run, target)
     if model.backbone.input.kind == "text":
@@ -77,6 +101,15 @@ def picture_paths(given: Path) -> list[Path]:
 
     Raises:
         DataError: there is none, or it is another file.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("b.png", "a.jpg"):
+        ...         Image.new("L", (8, 8)).save(Path(folder) / name)
+        ...     [path.name for path in picture_paths(Path(folder))]
+        ['a.jpg', 'b.png']
     """
     refuse_absent(given)
     if given.is_dir():
@@ -90,13 +123,34 @@ def picture_paths(given: Path) -> list[Path]:
 
 
 def refuse_absent(given: Path) -> None:
-    """Raise where nothing is at a path."""
+    """Raise where nothing is at a path.
+
+    Example:
+        >>> refuse_absent(Path("no_such_photo.png"))
+        Traceback (most recent call last):
+            ...
+        auxtasks.errors.DataError: no_such_photo.png is not there.
+    """
     if not given.exists():
         raise DataError(f"{given} is not there.")
 
 
 def describe_backbone(path: Path) -> str:
-    """Return a backbone's layers, widths, input and origin as text."""
+    """Return a backbone's layers, widths, input and origin as text.
+
+    Example:
+        >>> import tempfile
+        >>> from auxtasks.backbones import mlp
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = mlp(width=4, hidden=[8, 3]).save_pretrained(Path(folder))
+        ...     described = describe_backbone(Path(folder))
+        >>> for line in described.splitlines()[1:5]:
+        ...     print(line)
+        family mlp, input features (4,)
+        layers from the input up, with their widths:
+          hidden1          8
+          hidden2          3
+    """
     place = saved_backbone(path)
     backbone = Backbone.from_pretrained(place)
     layers = "\n".join(f"  {name:<16} {dim}" for name, dim in backbone.layer_dims.items())

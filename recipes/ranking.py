@@ -23,7 +23,8 @@ from auxtasks.tasks import MaxMarginRanking
 from auxtasks.tasks.ranking_corruptions import CorruptibleItems
 from auxtasks.training.settings import TrainingResult
 from recipes.build import load_columns, part_of, ranking_columns, told_of
-from recipes.folder import RunFolder, cache_folder
+from recipes.cache_place import cache_folder
+from recipes.folder import RunFolder
 from recipes.pictures import picture_leaks
 from recipes.schema import Part, Recipe, Target
 from recipes.target_data import TargetData
@@ -50,6 +51,14 @@ class RankingPretraining:
         task: with the backbone.
         trained, held_out: what is trained on, and what is validated on.
         test: labelled queries that are scored once, after training; None if the recipe names none.
+
+    Example:
+        >>> from recipes.build import make_backbone, make_task
+        >>> from recipes.config import load_recipe
+        >>> recipe = load_recipe("ranking_demo")
+        >>> data = RankingPretraining.read(recipe, make_task(recipe, make_backbone(recipe)))
+        >>> data.described, len(data.held_out), len(data.test)
+        ('24 queries of builtin:severity', 8, 8)
     """
 
     recipe: Recipe
@@ -67,9 +76,9 @@ class RankingPretraining:
         """
         data = recipe.data
         trained = _read(recipe, task, None)
-        test = None if data.test is None else _read(recipe, task, data.test)
+        test = None if data.test is None else _held_out(recipe, task, data.test)
         if data.validation is not None:
-            return cls(recipe, task, trained, _limited(recipe, _read(recipe, task, data.validation)), test)
+            return cls(recipe, task, trained, _limited(recipe, _held_out(recipe, task, data.validation)), test)
         order = generator(recipe.seed, "holdout").permutation(len(trained))
         aside = round(len(trained) * data.holdout)
         if aside == len(trained):
@@ -152,7 +161,19 @@ class RankingPretraining:
 
 
 def pair_texts(recipe: Recipe) -> list[str]:
-    """Return the texts of a recipe's pairs, each once, with what they answer: what a tokenizer is trained on."""
+    """Return the texts of a recipe's pairs, each once, with what they answer: what a tokenizer is trained on.
+
+    Example:
+        >>> import json
+        >>> import tempfile
+        >>> pairs = [{"chosen": "A cat.", "rejected": "Cat a."}, {"chosen": "A cat.", "rejected": "A a cat."}]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "pairs.json"
+        ...     _ = file.write_text(json.dumps(pairs))
+        ...     asked = {"data": {"path": str(file), "holds": "pairs"}, "task": {"name": "max_margin_ranking"}}
+        ...     pair_texts(Recipe.model_validate({"name": "answers", **asked}))
+        ['A cat.', 'Cat a.', 'A a cat.']
+    """
     found = preference_texts(load_columns(recipe.data, ranking_columns(recipe.data, "text")))
     prompts = [prompt for prompt in found.prompts if prompt is not None]
     return list(dict.fromkeys([*prompts, *found.chosen, *found.rejected]))
@@ -165,6 +186,14 @@ def _read(recipe: Recipe, task: MaxMarginRanking, part: Part | None) -> Ranked:
         table = task.prepare(rows, cache=cache_folder() / "pictures")
     assert isinstance(table, RankingTable | CorruptibleItems)  # what such tasks make
     return table
+
+
+def _held_out(recipe: Recipe, task: MaxMarginRanking, part: Part) -> Ranked:
+    """Read queries that metrics are computed of: what has none is refused before the training."""
+    found = _read(recipe, task, part)
+    with told_of(part_of(recipe.data, part)):
+        task.check_held_out(found)
+    return found
 
 
 def _limited(recipe: Recipe, held_out: Ranked) -> Ranked:

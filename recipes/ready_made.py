@@ -26,6 +26,19 @@ class ReadyMadePretraining:
     Attributes:
         recipe: of the run.
         backbone: with its weights.
+
+    Example:
+        >>> import tempfile
+        >>> from auxtasks.backbones import mlp
+        >>> recipe = Recipe.model_validate({"name": "zoo", "task": {"name": "ready_made"}})
+        >>> data = ReadyMadePretraining(recipe, mlp(width=4, hidden=[3]))
+        >>> data.described
+        'nothing: its weights are random'
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result = data.train(Path(folder))
+        ...     found = Backbone.from_pretrained(RunFolder(Path(folder)).backbone())
+        >>> result.steps, dict(found.layer_dims)
+        (0, {'hidden1': 3})
     """
 
     recipe: Recipe

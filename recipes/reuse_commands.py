@@ -19,7 +19,17 @@ OwnFolder = Annotated[Path, typer.Option(help="Folder for the result; not the ru
 
 
 def prints_results() -> bool:
-    """Whether this process prints them: the first of several, and none that a command has started to help itself."""
+    """Whether this process prints them: the first of several, and none that a command has started to help itself.
+
+    Example:
+        >>> from unittest.mock import patch
+        >>> with patch.dict(os.environ, {"RANK": "0"}, clear=True):
+        ...     prints_results()
+        True
+        >>> with patch.dict(os.environ, {"RANK": "1"}, clear=True):
+        ...     prints_results()
+        False
+    """
     return os.environ.get("RANK", "0") == "0" and "AUXTASKS_LAUNCHED" not in os.environ
 
 
@@ -33,7 +43,8 @@ def finetune(
     processes: Annotated[int, typer.Option(min=1, help="Fine-tune in so many processes of this machine.")] = 1,
 ) -> None:
     """Fine-tune a run's backbone in stages on all labels of one target; also under `torchrun`."""
-    from recipes.finetune import finetune_lines, finetune_run
+    from recipes.finetune import finetune_run
+    from recipes.finetune_table import finetune_lines
 
     found = finetune_run(run_path, overrides or [], target, out, layer=layer, processes=processes)
     if prints_results():
@@ -55,12 +66,14 @@ def depth(
 ) -> None:
     """Find the layer to cut a run's backbone at, frozen or fine-tuned, on labels that the test does not know."""
     from recipes.depth import depth_run, parse_modes
+    from recipes.folder import RunFolder
     from transfer.depth_report import depth_markdown
 
-    report = depth_run(
-        run_path, overrides or [], target, out, modes=parse_modes(modes), shots=shots, whole=whole, draws=draws,
-        folds=folds, repeats=repeats,
-    )  # fmt: skip
+    with RunFolder(out).only_run():
+        report = depth_run(
+            run_path, overrides or [], target, out, modes=parse_modes(modes), shots=shots, whole=whole, draws=draws,
+            folds=folds, repeats=repeats,
+        )  # fmt: skip
     typer.echo(depth_markdown(report))
 
 
@@ -147,8 +160,10 @@ def cache_list() -> None:
 @cache_app.command("clear")
 def cache_clear(
     keys: Annotated[list[str] | None, typer.Argument(help="Keys, or their beginnings; all by default.")] = None,
-    kind: Annotated[str | None, typer.Option(help="features, pictures, aligned, sentences or near_duplicates.")] = None,
-    unused_days: Annotated[float | None, typer.Option(help="Only what was not used for so many days.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="features, pictures, aligned, sentences, near_duplicates or tables.")
+    ] = None,
+    unused_days: Annotated[float | None, typer.Option(min=0, help="Only what was not used for so many days.")] = None,
 ) -> None:
     """Remove what is kept, but for what a process uses now."""
     from recipes.cache import clear_cache

@@ -21,6 +21,18 @@ def reused_recipe(run: Path, overrides: Sequence[str]) -> Recipe:
         CheckpointError: no run is there.
         RecipeError: overrides that do not fit.
         TransferError: overrides of what the backbone was made with.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     RunFolder(Path(folder)).claim(load_recipe("faces_demo"))
+        ...     reused_recipe(Path(folder), ["transfer.draws=2"]).transfer.draws
+        ...     try:
+        ...         reused_recipe(Path(folder), ["training.steps=10"])
+        ...     except TransferError as error:
+        ...         print(str(error).partition(":")[0])
+        2
+        training
     """
     written = RunFolder(run).recipe()
     recipe = load_recipe(str(run / "recipe.yaml"), overrides)
@@ -60,6 +72,15 @@ def named_target(recipe: Recipe, name: str, run: Path, out: Path | None = None) 
 
     Raises:
         TransferError: no such target, or the result would go into the run itself.
+
+    Example:
+        >>> recipe = load_recipe("ready_made", ["targets.mine.path=photos"])
+        >>> named_target(recipe, "mine", Path("runs/faces")).path
+        'photos'
+        >>> named_target(recipe, "mime", Path("faces"))
+        Traceback (most recent call last):
+            ...
+        auxtasks.errors.TransferError: no target "mime" in the recipe of faces. Did you mean "mine"? It has: mine.
     """
     if name not in recipe.targets:
         raise TransferError(
@@ -76,6 +97,16 @@ def reused_backbone(recipe: Recipe, run: Path) -> Backbone:
 
     Raises:
         CheckpointError: nothing pretrained.
+
+    Example:
+        >>> import tempfile
+        >>> from auxtasks.backbones import mlp
+        >>> from recipes.ready_made import ReadyMadePretraining
+        >>> recipe = load_recipe("ready_made", ["targets.mine.path=builtin:features"])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = ReadyMadePretraining(recipe, mlp(width=4, hidden=[3])).train(Path(folder))
+        ...     dict(reused_backbone(recipe, Path(folder)).layer_dims)
+        {'hidden1': 3}
     """
     return at_length(recipe, Backbone.from_pretrained(RunFolder(run).backbone()))
 
@@ -85,6 +116,14 @@ def at_length(recipe: Recipe, backbone: Backbone) -> Backbone:
 
     Raises:
         BackboneError: it takes no texts, or has fewer positions.
+
+    Example:
+        >>> from auxtasks.backbones import transformers
+        >>> sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+        >>> texts = transformers({"model_type": "bert", "vocab_size": 100, **sizes}, length=32)
+        >>> recipe = load_recipe("ready_made", ["targets.mine.path=reviews.csv", "transfer.length=16"])
+        >>> at_length(recipe, texts).input.length
+        16
     """
     length = recipe.transfer.length
     return backbone if length is None else backbone.with_length(length)

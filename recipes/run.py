@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,10 @@ from auxtasks.features.batches import Table, item_noun
 from auxtasks.features.cache import feature_bytes
 from auxtasks.features.extract import feature_widths
 from auxtasks.tasks import CorruptedSentences, FacePairs, ShuffledSentences
+from auxtasks.training.memory import own_peak_memory
 from auxtasks.training.processes import join_processes
+from auxtasks.training.settings import TrainingResult
+from auxtasks.training.together import all_or_none, first_process_first
 from recipes import build
 from recipes.cache import feature_cache
 from recipes.faces import FacePretraining
@@ -35,6 +37,9 @@ from recipes.target_data import Pretraining
 from recipes.target_models import save_target_model
 from recipes.targets import load_target
 from transfer.fewshot import FewShot, Outcome, evaluate_target
+from transfer.heads import build_head
+from transfer.items import gather_items
+from transfer.protocol import plan_draws
 from transfer.report import Report, build_report, read_report, write_report
 from transfer.spaces import default_pools
 
@@ -89,6 +94,32 @@ def run_recipe(recipe: Recipe, place: Path, processes: int = 1) -> Report | None
 
     Raises:
         AuxtasksError: see the steps.
+
+    Example:
+        >>> import tempfile
+        >>> from unittest.mock import patch
+        >>> from recipes.config import load_recipe
+        >>> small = [
+        ...     "data={path: builtin:drawn_faces, options: {people: 6, photos: 3, size: 16}, holdout: 0.4}",
+        ...     "backbone.arguments={size: 16, widths: [8], blocks: [1], embedding: 8}",
+        ...     "task.photos=2",
+        ...     "training={steps: 2, batch_size: 8, workers: 0, log_every: 0, warmup_steps: 0}",
+        ...     "transfer={shots: [1], draws: 1, arms: [raw, frozen], heads: [{name: prototype}], discriminants: null}",
+        ...     "targets.strangers.options={people: 3, photos: 3, size: 16, first_person: 50}",
+        ... ]
+        >>> recipe = load_recipe("faces_demo", small)
+        >>> with tempfile.TemporaryDirectory() as folder, patch.dict("os.environ", AUXTASKS_CACHE=f"{folder}/cache"):
+        ...     place = Path(folder) / "run"
+        ...     pretrain_recipe(recipe, place)
+        ...     report = run_recipe(recipe, place)  # goes on with what is there
+        ...     transfer_recipe(recipe, place) == report  # read, not computed again
+        ...     transfer_run(place, ["transfer.draws=2"], Path(folder) / "again").name
+        ...     sorted(path.name for path in place.glob("*.json*"))
+        True
+        'again'
+        ['environment.json', 'metrics.jsonl', 'pretrain.json', 'test_openings.jsonl']
+        >>> list(report.targets), "validation/accuracy" in report.pretrain
+        (['strangers'], True)
     """
     folder = RunFolder(place)
     folder.claim(recipe)
@@ -116,13 +147,13 @@ def pretrain_recipe(recipe: Recipe, place: Path) -> None:
     """
     folder = RunFolder(place)
     state = join_processes(recipe.training.device)
-    if state.is_main_process:
-        folder.claim(recipe)
-    state.wait_for_everyone()
+    with all_or_none():
+        if state.is_main_process:
+            folder.claim(recipe)
     if folder.finished_pretraining():
         leave_group()
         return
-    with state.main_process_first():  # the first process reads and decodes, the others find the result
+    with first_process_first():  # which reads and decodes: the others find the result
         backbone = build.make_backbone(recipe, _tokenizer(recipe, folder))
         for layers in (recipe.transfer.layers, *(target.layers for target in recipe.targets.values())):
             if layers is not None:
@@ -130,44 +161,61 @@ def pretrain_recipe(recipe: Recipe, place: Path) -> None:
         _targets(recipe, backbone)  # and two targets of one name
         _refuse_unfit_reuse(recipe, backbone)
         data = read_pretraining(recipe, backbone)
-        _refuse_leaks(recipe, backbone, data)
+        _refuse_unfit_targets(recipe, backbone, data)
     result = data.train(place)
-    if state.is_main_process:
-        metrics = {
-            name: value
-            for name, value in result.metrics.items()
-            if np.isfinite(value) and name not in ("samples_per_second", "data_wait_share")  # these are its cost
-        }
-        metrics |= data.evaluate(folder)
-        cost = {
-            "seconds": round(result.seconds, 1),
-            "samples_per_second": round(result.samples_per_second, 1),
-            "peak_memory_bytes": peak_memory(),
-        }
-        if "data_wait_share" in result.metrics:  # not of layers: their data is in memory
-            cost["data_wait_share"] = round(result.metrics["data_wait_share"], 4)
-        folder.finish_pretraining({"metrics": metrics, "cost": cost, "notes": data.notes})
+    with all_or_none():
+        if state.is_main_process:
+            _finish(folder, data, result)
     leave_group()
+
+
+def _finish(folder: RunFolder, data: Pretraining, result: TrainingResult) -> None:
+    """Evaluate what was pretrained, and keep its metrics and its cost."""
+    metrics = {
+        name: value
+        for name, value in result.metrics.items()
+        if np.isfinite(value) and name not in ("samples_per_second", "data_wait_share")  # these are its cost
+    }
+    metrics |= data.evaluate(folder)
+    cost = {
+        "seconds": round(result.seconds, 1),
+        "samples_per_second": round(result.samples_per_second, 1),
+        **result.memory.at_most(own_peak_memory()).as_cost(),
+    }
+    if "data_wait_share" in result.metrics:  # not of layers: their data is in memory
+        cost["data_wait_share"] = round(result.metrics["data_wait_share"], 4)
+    folder.finish_pretraining({"metrics": metrics, "cost": cost, "notes": [*data.notes, *result.warnings]})
 
 
 def _refuse_unfit_reuse(recipe: Recipe, backbone: Backbone) -> None:
     """Refuse before the training what cannot be reused or compared with after it."""
     if recipe.transfer.length is not None:
         backbone.with_length(recipe.transfer.length)
+    for head in recipe.transfer.heads:
+        build_head(head.name, **head.options)
+    for tuning in (recipe.transfer.tuning, recipe.transfer.scratch):
+        for layer in (*tuning.rates, *(layer for stage in tuning.stages for layer in stage.layers or ())):
+            backbone.position(layer)
     for path in recipe.transfer.beside.values():
         saved_backbone(Path(path))
 
 
-def _refuse_leaks(recipe: Recipe, backbone: Backbone, data: Pretraining) -> None:
-    """Refuse before the training what a test shares with it: a backbone that has seen the test helps nobody.
+def _refuse_unfit_targets(recipe: Recipe, backbone: Backbone, data: Pretraining) -> None:
+    """Refuse before the training targets with too few items for what is asked of them, and what tests share with it.
+
+    A backbone that has seen the test helps nobody.
 
     Raises:
+        TransferError: labels cannot be drawn as the recipe says; names the class.
         LeakError: says what is shared, and of which target.
     """
-    if recipe.transfer.on_leak == "raise":
-        for name, target in _targets(recipe, backbone).items():
-            loaded = load_target(recipe, name, target, backbone)
-            data.leaks(name, target, loaded.with_set_aside(target.validation_items, recipe.seed, name))
+    for name, target in _targets(recipe, backbone).items():
+        loaded = load_target(recipe, name, target, backbone).with_set_aside(target.validation_items, recipe.seed, name)
+        items = gather_items(loaded.table, loaded.test, loaded.validation)
+        protocol = build.make_few_shot(recipe, backbone, target).protocol
+        plan_draws(items.pool_labels, protocol, loaded.table.class_names, test=items.test)
+        if recipe.transfer.on_leak == "raise":
+            data.leaks(name, target, loaded)
 
 
 def transfer_run(run: Path, overrides: Sequence[str], out: Path | None) -> Path:
@@ -211,6 +259,8 @@ def transfer_recipe(recipe: Recipe, place: Path, *, pretrained: Path | None = No
     backbone = at_length(recipe, backbone)
     cache = feature_cache()
     beside = {name: _backbone_beside(Path(path), recipe) for name, path in recipe.transfer.beside.items()}
+    # Before any test is opened: a damaged file would be found too late.
+    finished, figures = origin.finished_pretraining(), _figures_beside(recipe)
     outcomes: dict[str, Outcome] = {}
     notes: list[str] = []
     for name, target in _targets(recipe, backbone).items():
@@ -237,15 +287,15 @@ def transfer_recipe(recipe: Recipe, place: Path, *, pretrained: Path | None = No
         save_target_model(
             backbone, loaded.table, settings, outcomes[name], recipe.seed, fit=target.fit, place=folder.model(name)
         )
-    finished = origin.finished_pretraining()
+    own = own_peak_memory().largest
     if finished is None:
         finished = {"metrics": {}, "cost": {}, "notes": ["The backbone is of a pretraining that was not finished."]}
     report = build_report(
         recipe.name,
         recipe.seed,
         {name: outcome.results for name, outcome in outcomes.items()},
-        pretrain={**finished["metrics"], **_figures_beside(recipe)},
-        cost={**finished["cost"], "peak_memory_bytes": peak_memory()},
+        pretrain={**finished["metrics"], **figures},
+        cost={**finished["cost"], "peak_memory_bytes": max(finished["cost"].get("peak_memory_bytes", 0), own)},
         claim=f"{recipe.transfer.claim}, settled in the recipe",
         notes=[*finished["notes"], *notes],
         inputs={
@@ -301,9 +351,3 @@ def _announce(name: str, table: Table, backbone: Backbone, settings: FewShot) ->
         f"{name}: {len(table):,} {item_noun(table)}, {len(layers)} layers: {size / 1e6:,.1f} MB of features",
         file=sys.stderr,
     )
-
-
-def peak_memory() -> int:
-    """Return the largest memory that this process had, in bytes."""
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kilobytes if sys.platform == "darwin" else kilobytes * 1024

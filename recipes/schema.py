@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from recipes.data_schema import Data, MinimalPairs, NotNegative, Part, Source, Strict, Target, TargetName
+from recipes.data_schema import Data, MinimalPairs, Name, Part, Seed, Source, Strict, Target, TargetName
 from recipes.task_schema import (
     Augment,
     Corruptions,
@@ -47,11 +47,24 @@ __all__ = [
 
 
 class Recipe(Strict):
-    """A whole run: pretrain, verify, reuse, evaluate, report."""
+    """A whole run: pretrain, verify, reuse, evaluate, report.
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    description: str = ""
-    seed: NotNegative = 0
+    Example:
+        >>> from pydantic import ValidationError
+        >>> friends = Target(path="friends", shots=[1, 5])
+        >>> recipe = Recipe(name="mine", data=Data(path="photos"), targets={"friends": friends})
+        >>> recipe.task.name, recipe.training.steps, recipe.targets["friends"].metric
+        ('face_pairs', 1000, 'accuracy')
+        >>> try:
+        ...     Recipe(name="mine", tokenizer=Tokenizer())
+        ... except ValidationError as error:
+        ...     print(error.errors()[0]["msg"])
+        Value error, tokenizer: not for the task face_pairs; leave it out
+    """
+
+    name: Name
+    description: Annotated[str, Field(max_length=10_000)] = ""
+    seed: Seed = 0
     data: Data = Data()
     backbone: Backbone = Backbone()
     tokenizer: Tokenizer | None = None

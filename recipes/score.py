@@ -34,6 +34,15 @@ def load_scorer(path: Path, target: str | None = None) -> Scorer:
 
     Raises:
         CheckpointError: there is none.
+
+    Example:
+        >>> import tempfile
+        >>> from auxtasks.backbones import mlp
+        >>> scorer = Scorer(mlp(width=2, hidden=[]), "input", "auto", np.array([1.0, -1.0]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = scorer.save(Path(folder) / "scorer")
+        ...     load_scorer(Path(folder) / "scorer").score(np.array([[3.0, 1.0]])).tolist()
+        [2.0]
     """
     if target is None and any((path / mark).is_file() for mark in ("scorer.json", "task/config.json")):
         return Scorer.load(path)
@@ -78,6 +87,18 @@ def score_files(
     Raises:
         CheckpointError: no scorer.
         DataError: an input that is not there, of another kind, or with a row that cannot be read.
+
+    Example:
+        >>> import json
+        >>> import tempfile
+        >>> from auxtasks.backbones import mlp
+        >>> scorer = Scorer(mlp(width=2, hidden=[]), "input", "auto", np.array([1.0, -1.0]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = scorer.save(Path(folder) / "scorer")
+        ...     file = Path(folder) / "items.json"
+        ...     _ = file.write_text(json.dumps([{"features": [3.0, 1.0]}, {"features": [0.0, 2.0]}]))
+        ...     list(score_files(Path(folder) / "scorer", [file]))
+        [(2.0, '0'), (-2.0, '1')]
     """
     if kind not in get_args(Kind):
         raise DataError(

@@ -23,7 +23,8 @@ from auxtasks.tasks.sentence_source import SentenceSource
 from auxtasks.training.settings import TrainingResult
 from recipes import schema
 from recipes.build import load_columns, part_of
-from recipes.folder import RunFolder, cache_folder
+from recipes.cache_place import cache_folder
+from recipes.folder import RunFolder
 from recipes.schema import Recipe, Target
 from recipes.target_data import TargetData
 from recipes.targets import item_leaks
@@ -48,6 +49,27 @@ class SentencePretraining:
         trained: as words, or a stream.
         held_out: as words.
         pairs: minimal pairs by name; loaded before training, so that a wrong path costs no training.
+
+    Example:
+        >>> import json
+        >>> import tempfile
+        >>> from unittest.mock import patch
+        >>> from auxtasks.data.tokenizers import train_tokenizer
+        >>> from recipes.build import make_backbone, make_task
+        >>> from recipes.config import load_recipe
+        >>> sizes = "hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 1, intermediate_size: 8"
+        >>> network = f"backbone.arguments.config={{model_type: bert, {sizes}}}"
+        >>> animals = ("dog", "cat", "bird", "fish", "horse", "cow", "pig", "hen")
+        >>> with tempfile.TemporaryDirectory() as folder, patch.dict("os.environ", AUXTASKS_CACHE=folder):
+        ...     corpus = Path(folder) / "corpus.json"
+        ...     rows = [{"text": f"The {animal} sleeps in the old house."} for animal in animals]
+        ...     _ = corpus.write_text(json.dumps(rows))
+        ...     source = f"data={{path: {corpus}, holdout: 0.25}}"
+        ...     recipe = load_recipe("sentences_demo", [source, network, "targets=null"])
+        ...     task = make_task(recipe, make_backbone(recipe, train_tokenizer(corpus_texts(recipe), size=60)))
+        ...     data = SentencePretraining.read(recipe, task, task.source)
+        >>> len(data.texts), len(data.held_out), data.notes
+        (6, 2, [])
     """
 
     recipe: Recipe

@@ -28,6 +28,15 @@ class TargetData:
         test: what is tested on; None tests on what is left over.
         notes: for the report.
         validation: what choices are made on; None makes them inside the few labels.
+
+    Example:
+        >>> from auxtasks.data.feature_columns import encode_features
+        >>> from auxtasks.data.sources import load_source
+        >>> source = load_source("builtin:features", columns={"features": "features", "label": "label"})
+        >>> iris = TargetData(encode_features(source), None, [])
+        >>> apart = iris.with_set_aside(30, 0, "iris")
+        >>> {part: len(table) for part, table in apart.parts.items()}
+        {'': 120, 'validation': 30}
     """
 
     table: Table
@@ -60,7 +69,21 @@ class TargetData:
 
 
 class Pretraining(Protocol):
-    """The data of a run's pretraining, and what depends on its kind."""
+    """The data of a run's pretraining, and what depends on its kind.
+
+    Example:
+        >>> class Untrained:
+        ...     described, notes, reusable = "nothing", ["Nothing was trained."], None
+        ...     def train(self, place):
+        ...         return TrainingResult(steps=0, metrics={}, seconds=0.0, samples_per_second=0.0)
+        ...     def evaluate(self, folder):
+        ...         return {}
+        ...     def leaks(self, name, target, data):
+        ...         return [f"{name}: nothing that it could share was seen"]
+        >>> data: Pretraining = Untrained()
+        >>> data.train(Path("run")).steps, data.leaks("iris", Target(path="iris"), None)
+        (0, ['iris: nothing that it could share was seen'])
+    """
 
     @property
     def described(self) -> str:

@@ -44,6 +44,27 @@ def save_target_model(
 
     Raises:
         TransferError: a head that gives single items of pairs no score.
+
+    Example:
+        >>> import tempfile
+        >>> from auxtasks.backbones import mlp
+        >>> from auxtasks.data.feature_columns import encode_features
+        >>> from auxtasks.data.sources import load_source
+        >>> from recipes.build import make_few_shot
+        >>> from recipes.config import load_recipe
+        >>> from transfer.fewshot import evaluate_target
+        >>> from transfer.model import load
+        >>> iris = encode_features(load_source("builtin:features", columns={"features": "features", "label": "label"}))
+        >>> network = mlp(width=4, hidden=[3])
+        >>> few = ["transfer.shots=[5]", "transfer.draws=2", "transfer.arms=[raw, frozen]"]
+        >>> recipe = load_recipe("ready_made", ["targets.mine.path=builtin:features", *few])
+        >>> settings = make_few_shot(recipe, network)
+        >>> outcome = evaluate_target(network, iris, settings, seed=0, show_progress=False)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_target_model(network, iris, settings, outcome, 0, fit="stretch", place=Path(folder) / "model")
+        ...     model = load(Path(folder) / "model")
+        >>> model.class_names, model.facts["fitted on"].partition(";")[0]
+        (('setosa', 'versicolor', 'virginica'), 'all 150 labelled vectors')
     """
     features = outcome.spaces.target
     most = max(settings.protocol.shots)

@@ -30,6 +30,15 @@ def load_target(recipe: Recipe, name: str, target: Target, backbone: Backbone) -
 
     Raises:
         AuxtasksError: the data does not fit the backbone, or holds less than the target says.
+
+    Example:
+        >>> from recipes.build import make_backbone
+        >>> from recipes.config import load_recipe
+        >>> network = "backbone={name: mlp, arguments: {width: 4, hidden: [3]}}"
+        >>> recipe = load_recipe("ready_made", [network, "targets.mine.path=builtin:features"])
+        >>> data = load_target(recipe, "mine", recipe.targets["mine"], make_backbone(recipe))
+        >>> data.table.values.shape, data.table.class_names, data.test
+        ((150, 4), ('setosa', 'versicolor', 'virginica'), None)
     """
     if backbone.input.kind == "image" and target.holds == "items":
         return picture_target(recipe, name, target, backbone)
@@ -82,6 +91,18 @@ def item_leaks(
         name: of the target.
         data: the target.
         seen: what the backbone was pretrained on; None was streamed, and is not compared.
+
+    Example:
+        >>> from auxtasks.data.feature_columns import encode_features
+        >>> from auxtasks.data.sources import load_source
+        >>> iris = encode_features(load_source("builtin:features", columns={"features": "features", "label": "label"}))
+        >>> data = TargetData(iris.subset(range(0, 100)), iris.subset(range(120, 150)), [])
+        >>> recipe = Recipe.model_validate({"name": "tiny", "transfer": {"on_leak": "report"}})
+        >>> for note in item_leaks(recipe, "iris", data, iris.values[:125]):
+        ...     print(note.partition(" (")[0])
+        iris: vectors in pretraining and test: 6 of 30 test vectors
+        iris: vectors in support and test: 0
+        iris: identities: not compared, names were not given for both
     """
     if seen is None:
         return [f"{name}: texts in pretraining and test: not compared, since the corpus is streamed"]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from recipes.data_schema import NotNegative, PoolName, Positive, Share, Strict
+from recipes.data_schema import Line, NotNegative, PoolName, Positive, Share, Strength, Strict, Weight
 
 __all__ = [
     "TASK_NAMES",
@@ -24,8 +24,18 @@ __all__ = [
 ]  # fmt: skip
 
 
+AtLeastTwo = Annotated[Positive, Field(ge=2)]
+
+
 class Augment(Strict):
-    """See `auxtasks.data.augment.Augment`."""
+    """See `auxtasks.data.augment.Augment`.
+
+    Example:
+        >>> Augment().rotate
+        11.0
+        >>> FacePairs(augment=Augment(flip=0.0, blur=0.0)).augment.flip
+        0.0
+    """
 
     shift: Share = 0.1
     scale: Share = 0.18
@@ -39,22 +49,26 @@ class Augment(Strict):
 
 
 class FacePairs(Strict):
-    """See `auxtasks.tasks.FacePairs`."""
+    """See `auxtasks.tasks.FacePairs`.
+
+    Example:
+        >>> task = FacePairs(loss="triplet", margin=0.2)
+        >>> task.name, task.photos, task.margin
+        ('face_pairs', 4, 0.2)
+    """
 
     name: Literal["face_pairs"] = "face_pairs"
     loss: Literal["logistic", "contrastive", "triplet"] = "logistic"
-    photos: Annotated[int, Field(ge=2)] = 4
-    hardness: Annotated[float, Field(ge=0)] = 0.0
-    margin: Annotated[float, Field(gt=0)] | None = None
-    scale: Annotated[float, Field(gt=0)] = 10.0
+    photos: AtLeastTwo = 4
+    hardness: Weight = 0.0
+    margin: Strength | None = None
+    scale: Strength = 10.0
     single_share: Share = 0.0
     favour: Share = 0.0
     augment: Augment = Augment()
 
 
-Weights = dict[
-    Literal["shuffle", "window", "blocks", "swap", "drop", "duplicate", "replace"], Annotated[float, Field(ge=0)]
-]
+Weights = dict[Literal["shuffle", "window", "blocks", "swap", "drop", "duplicate", "replace"], Weight]
 
 
 LossName = Literal["sentence", "pair", "token", "order"]
@@ -65,7 +79,18 @@ def _default_losses() -> dict[LossName, float]:
 
 
 class Corruptions(Strict):
-    """How sentences are corrupted: see `auxtasks.tasks.sentence_source.SentenceSource`."""
+    """How sentences are corrupted: see `auxtasks.tasks.sentence_source.SentenceSource`.
+
+    Example:
+        >>> from pydantic import ValidationError
+        >>> Corruptions(corruptions={"swap": 1.0}, easy={"shuffle": 1.0}, curriculum_steps=500).most_left_out
+        0.05
+        >>> try:
+        ...     Corruptions(corruptions={"swap": 0.0})
+        ... except ValidationError as error:
+        ...     print(error.errors()[0]["msg"])
+        Value error, corruptions: one weight at least must be above zero
+    """
 
     corruptions: Weights | None = Field(
         default=None, description="kind to weight; null takes all, the subtle ones most"
@@ -90,10 +115,16 @@ class Corruptions(Strict):
 
 
 class ShuffledSentences(Corruptions):
-    """See `auxtasks.tasks.ShuffledSentences`."""
+    """See `auxtasks.tasks.ShuffledSentences`.
+
+    Example:
+        >>> task = ShuffledSentences(name="shuffled_sentences", corruptions={"swap": 2.0, "drop": 1.0})
+        >>> task.losses
+        {'sentence': 0.5, 'pair': 0.5, 'token': 1.0}
+    """
 
     name: Literal["shuffled_sentences"]
-    losses: dict[LossName, Annotated[float, Field(gt=0)]] = Field(default_factory=_default_losses, min_length=1)
+    losses: dict[LossName, Strength] = Field(default_factory=_default_losses, min_length=1)
 
     @model_validator(mode="after")
     def _check(self) -> ShuffledSentences:
@@ -106,7 +137,7 @@ class Noise(Strict):
     """See `auxtasks.noise.Noise`."""
 
     kind: Literal["masking", "salt_and_pepper", "gaussian"] = "masking"
-    amount: Annotated[float, Field(ge=0)] = 0.25
+    amount: Weight = 0.25
 
     @model_validator(mode="after")
     def _check(self) -> Noise:
@@ -116,26 +147,45 @@ class Noise(Strict):
 
 
 class Layerwise(Strict):
-    """What all layer-wise tasks have: see `auxtasks.layerwise.pretrain_layerwise`."""
+    """What all layer-wise tasks have: see `auxtasks.layerwise.pretrain_layerwise`.
 
-    layers: Annotated[list[str], Field(min_length=1)] | None = Field(
+    Example:
+        >>> Layerwise(layers=["conv1", "conv2"]).unrolled_steps
+        0
+        >>> issubclass(LayerAutoencoder, Layerwise), issubclass(LayerRBM, Layerwise)
+        (True, True)
+    """
+
+    layers: Annotated[list[Line], Field(min_length=1)] | None = Field(
         default=None, description="the lowest layers, which are trained in turn; null trains all"
     )
     unrolled_steps: NotNegative = Field(default=0, description="of a last stage that trains all layers together")
 
 
 class LayerAutoencoder(Layerwise):
-    """See `auxtasks.tasks.LayerAutoencoder`."""
+    """See `auxtasks.tasks.LayerAutoencoder`.
+
+    Example:
+        >>> task = LayerAutoencoder(name="layer_autoencoder", noise=Noise(amount=0.4))
+        >>> task.noise.kind, task.tied, task.layers is None
+        ('masking', True, True)
+    """
 
     name: Literal["layer_autoencoder"]
     noise: Noise | None = Noise()
-    contraction: Annotated[float, Field(ge=0)] = 0.0
+    contraction: Weight = 0.0
     tied: bool = True
     loss: Literal["cross_entropy", "squared_error"] = "cross_entropy"
 
 
 class LayerRBM(Layerwise):
-    """See `auxtasks.tasks.LayerRBM`."""
+    """See `auxtasks.tasks.LayerRBM`.
+
+    Example:
+        >>> task = LayerRBM(name="layer_rbm", visible="gaussian", persistent=True)
+        >>> task.gibbs_steps, task.chains
+        (1, 100)
+    """
 
     name: Literal["layer_rbm"]
     visible: Literal["bernoulli", "gaussian"] = Field(
@@ -146,8 +196,8 @@ class LayerRBM(Layerwise):
     chains: Positive = 100
     sample_visible: bool = True
     sparsity_target: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    sparsity_cost: Annotated[float, Field(ge=0)] = 0.0
-    initial_scale: Annotated[float, Field(gt=0)] | None = Field(
+    sparsity_cost: Weight = 0.0
+    initial_scale: Strength | None = Field(
         default=0.01, description="standard deviation of the first weights; null keeps those of the backbone"
     )
 
@@ -163,29 +213,35 @@ class CorruptedItems(Strict):
 
     strengths: list[Annotated[float, Field(gt=0, le=1)]] = Field(default=[0.25, 0.5, 1.0], min_length=1)
     noise: Literal["gaussian", "masking", "swap"] = Field(default="swap", description="of vectors")
-    amount: Annotated[float, Field(gt=0)] = Field(default=0.6, description="of vectors, at strength 1")
+    amount: Strength = Field(default=0.6, description="of vectors, at strength 1")
     distortions: list[Literal["blocks", "blur", "contrast", "erase", "noise"]] = Field(
         default=["blocks", "blur", "contrast", "erase", "noise"], min_length=1, description="of pictures"
     )
 
 
 class MaxMarginRanking(Strict):
-    """See `auxtasks.tasks.MaxMarginRanking`."""
+    """See `auxtasks.tasks.MaxMarginRanking`.
+
+    Example:
+        >>> MaxMarginRanking(name="max_margin_ranking", margin_per_grade=True).loss
+        'hinge'
+        >>> unlabelled = MaxMarginRanking(name="max_margin_ranking", sentences=CorruptedSentences(count=3))
+        >>> unlabelled.sentences.count, unlabelled.items is None
+        (3, True)
+    """
 
     name: Literal["max_margin_ranking"]
     loss: Literal["hinge", "squared_hinge", "logistic"] = "hinge"
-    margin: Annotated[float, Field(ge=0)] = 1.0
+    margin: Weight = 1.0
     margin_per_grade: bool = Field(default=False, description="margin times the difference of the grades")
     weighting: Literal["equal", "ndcg"] = "equal"
     top: Positive | None = Field(default=None, description="of the NDCG that weighs pairs; null takes whole lists")
     average: Literal["query", "pair"] = "query"
     pool: PoolName | None = Field(default=None, description="of the last layer; null suits the input")
-    l2: Annotated[float, Field(ge=0)] = Field(default=0.0, description="half of it times the scorer's squared weights")
+    l2: Weight = Field(default=0.0, description="half of it times the scorer's squared weights")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.0, description="of the last layer")
-    initial_scale: Annotated[float, Field(ge=0)] = Field(
-        default=1.0, description="of the scorer's first weights; 0 begins with equal scores"
-    )
-    list_size: Annotated[int, Field(ge=2)] | None = Field(
+    initial_scale: Weight = Field(default=1.0, description="of the scorer's first weights; 0 begins with equal scores")
+    list_size: AtLeastTwo | None = Field(
         default=None, description="most items of a query in a training step, drawn anew; null takes all"
     )
     sentences: CorruptedSentences | None = Field(
@@ -197,7 +253,13 @@ class MaxMarginRanking(Strict):
 
 
 class ReadyMade(Strict):
-    """Nothing is trained: the backbone comes with its weights, from a model zoo or a folder."""
+    """Nothing is trained: the backbone comes with its weights, from a model zoo or a folder.
+
+    Example:
+        >>> from pydantic import TypeAdapter
+        >>> isinstance(TypeAdapter(Task).validate_python({"name": "ready_made"}), ReadyMade)
+        True
+    """
 
     name: Literal["ready_made"]
 

@@ -6,22 +6,41 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
-from recipes.data_schema import NotNegative, PoolName, Positive, Strict, TargetName
+from recipes.data_schema import (
+    Line,
+    NotNegative,
+    PoolName,
+    Positive,
+    Rate,
+    Scalar,
+    Strength,
+    Strict,
+    TargetName,
+    Weight,
+)
 from recipes.task_schema import Augment
 
 __all__ = ["ArmName", "Discriminants", "Head", "Stage", "Transfer", "Tuning"]
 
 ArmName = Literal["scratch", "untrained", "raw", "longer", "frozen", "finetuned"]
+_MOST_LAYERS = 1000  # each is a stage of its own
 DEFAULT_ARMS: list[ArmName] = ["scratch", "untrained", "raw", "frozen", "finetuned"]
 
 
 class Stage(Strict):
-    """A stretch of fine-tuning: how many layers below the head train, null for all, or which."""
+    """A stretch of fine-tuning: how many layers below the head train, null for all, or which.
+
+    Example:
+        >>> head_alone = Stage(steps=20, top_layers=0)
+        >>> everything = Stage(steps=60)
+        >>> Tuning(stages=[head_alone, everything]).steps
+        80
+    """
 
     steps: Positive
     top_layers: NotNegative | None = None
-    layers: list[str] | None = Field(default=None, description="names of those that train, in place of top_layers")
-    rate: Annotated[float, Field(gt=0)] = Field(default=1.0, description="share of the learning rate in this stage")
+    layers: list[Line] | None = Field(default=None, description="names of those that train, in place of top_layers")
+    rate: Strength = Field(default=1.0, description="share of the learning rate in this stage")
 
     @model_validator(mode="after")
     def _check(self) -> Stage:
@@ -31,22 +50,28 @@ class Stage(Strict):
 
 
 class Tuning(Strict):
-    """How a network is trained on the few labels."""
+    """How a network is trained on the few labels.
+
+    Example:
+        >>> unfrozen = Tuning.model_validate({"stages": {"unfreeze": 2, "steps_each": 20}})
+        >>> [(stage.steps, stage.top_layers) for stage in unfrozen.stages]
+        [(20, 0), (20, 1), (20, 2)]
+    """
 
     stages: list[Stage] = Field(
         default_factory=lambda: [Stage(steps=40, top_layers=1), Stage(steps=60)],
         min_length=1,
         description="or {unfreeze: 3, steps_each: 20}: the head alone, then one layer more in each stage",
     )
-    learning_rates: list[Annotated[float, Field(gt=0)]] = Field(
+    learning_rates: list[Rate] = Field(
         default_factory=lambda: [5e-4], min_length=1, description="the first is the default, more are searched"
     )
     depth_decay: Annotated[float, Field(gt=0, le=1)] = 0.7
-    rates: dict[str, Annotated[float, Field(gt=0)]] = Field(
+    rates: dict[Line, Strength] = Field(
         default_factory=dict, description="shares of the learning rate by layer, in place of what depth_decay gives"
     )
     batch_size: Positive = 64
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    weight_decay: Weight = 0.05
     most_epochs: Positive | None = Field(
         default=None, description="passes over the few labels that end training early; null trains all steps"
     )
@@ -64,7 +89,12 @@ class Tuning(Strict):
         if not isinstance(given, dict) or not isinstance(stages, dict):
             return given
         layers, steps = stages.get("unfreeze"), stages.get("steps_each")
-        if set(stages) != {"unfreeze", "steps_each"} or type(layers) is not int or type(steps) is not int:
+        if (
+            set(stages) != {"unfreeze", "steps_each"}
+            or type(layers) is not int
+            or type(steps) is not int
+            or not 0 <= layers <= _MOST_LAYERS
+        ):
             raise ValueError(
                 "stages: must be a list of stages, or such as {unfreeze: 3, steps_each: 20}, which trains the head and "
                 f"then one layer more from the top in each stage, found {stages!r}"
@@ -78,17 +108,29 @@ class Tuning(Strict):
 
 
 class Head(Strict):
-    """A classifier on frozen features."""
+    """A classifier on frozen features.
+
+    Example:
+        >>> [head.name for head in Transfer().heads]
+        ['prototype', 'prototype', 'ridge', 'logistic']
+        >>> Head(name="ridge", options={"alpha": 0.1}).options
+        {'alpha': 0.1}
+    """
 
     name: Literal["prototype", "ridge", "logistic", "neighbors"]
-    options: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    options: dict[Line, Scalar] = Field(default_factory=dict)
 
 
 class Discriminants(Strict):
-    """Directions that tell pretraining identities apart, as further spaces for the heads."""
+    """Directions that tell pretraining identities apart, as further spaces for the heads.
+
+    Example:
+        >>> Transfer(discriminants=Discriminants(components=64)).discriminants.shrinkage
+        1.0
+    """
 
     components: Positive = 256
-    shrinkage: Annotated[float, Field(gt=0)] = 1.0
+    shrinkage: Strength = 1.0
 
 
 def _default_heads() -> list[Head]:
@@ -101,17 +143,28 @@ def _default_heads() -> list[Head]:
 
 
 class Transfer(Strict):
-    """How the backbone is reused and evaluated; the same for all targets."""
+    """How the backbone is reused and evaluated; the same for all targets.
+
+    Example:
+        >>> from pydantic import ValidationError
+        >>> Transfer(shots=[1, 5, 20]).arms
+        ['scratch', 'untrained', 'raw', 'frozen', 'finetuned']
+        >>> try:
+        ...     Transfer(arms=["scratch", "raw"])
+        ... except ValidationError as error:
+        ...     print(error.errors()[0]["msg"])
+        Value error, claim: the claimed arm "frozen" is not among arms: scratch, raw
+    """
 
     shots: list[Positive] = Field(default_factory=lambda: [1, 5], min_length=1)
     draws: Positive = 10
     test_per_class: Positive | None = None
     arms: list[ArmName] = Field(default_factory=lambda: list(DEFAULT_ARMS), min_length=1)
     claim: ArmName = "frozen"
-    beside: dict[TargetName, str] = Field(
+    beside: dict[TargetName, Line] = Field(
         default_factory=dict, description="further arms: frozen networks of these runs or saved backbones, by name"
     )
-    layers: dict[str, PoolName] | None = Field(default=None, description="layers to choose from; null takes all")
+    layers: dict[Line, PoolName] | None = Field(default=None, description="layers to choose from; null takes all")
     heads: list[Head] = Field(default_factory=_default_heads, min_length=1)
     discriminants: Discriminants | None = Discriminants()
     mirror: bool = False

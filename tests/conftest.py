@@ -1,9 +1,12 @@
-"""What several tests need: a few drawn people, and a network that is trained in milliseconds a step."""
+"""What several tests need: a few drawn people, a network that is trained in milliseconds a step, files with damage."""
 
+import os
 from collections.abc import Callable
 
 import datasets
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from auxtasks.backbones import Backbone, convnet
 from auxtasks.data import ImageTable, decode_images, load_source
@@ -43,3 +46,70 @@ def tiny_convnet() -> Callable[..., Backbone]:
         return convnet(size=16, widths=[8, 16], blocks=[1, 1], embedding=embedding, dropout=dropout, seed=seed)
 
     return build
+
+
+# How many inputs a fuzz test tries of each format.
+EXAMPLES = int(os.environ.get("AUXTASKS_FUZZ_EXAMPLES", "25"))
+# What is done, where (of 65,536 parts), and with which bytes.
+EDITS = st.lists(
+    st.tuples(
+        st.sampled_from(["change", "cut", "insert", "repeat", "end"]),
+        st.integers(0, 65535),
+        st.binary(min_size=1, max_size=6),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def edited(content: bytes, edits: list[tuple[str, int, bytes]]) -> bytes:
+    """Return bytes with edits made one after the other."""
+    for what, where, given_bytes in edits:
+        at, size = where * len(content) // 65536, len(given_bytes)
+        match what:
+            case "change":
+                content = content[:at] + given_bytes + content[at + size :]
+            case "cut":
+                content = content[:at] + content[at + size :]
+            case "insert":
+                content = content[:at] + given_bytes + content[at:]
+            case "repeat":
+                content = content[: at + size] + content[at:]
+            case "end":
+                content = content[:at]
+    return content
+
+
+@pytest.fixture
+def count_refused(record_property: Callable[[str, object], None]) -> Callable[..., int]:
+    """Hand bytes with edits at random places to a reader, and return how often it refused them by its error.
+
+    Any other error fails the test. How many are tried is AUXTASKS_FUZZ_EXAMPLES, 25 if it is not set.
+    """
+
+    def count(content: bytes, read: Callable[[bytes], object], *errors: type[Exception], share: float = 1.0) -> int:
+        refused: list[bool] = []
+
+        @settings(
+            derandomize=True,
+            deadline=None,
+            max_examples=max(1, round(share * EXAMPLES)),
+            database=None,
+            phases=[Phase.generate],  # a failure names its edits; making them fewer takes long
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(EDITS)
+        def one(edits: list[tuple[str, int, bytes]]) -> None:
+            try:
+                read(edited(content, edits))
+            except errors:
+                refused.append(True)
+            else:
+                refused.append(False)
+
+        one()
+        record_property("inputs", len(refused))
+        assert len(refused) >= min(share * EXAMPLES, 10)
+        return sum(refused)
+
+    return count

@@ -14,8 +14,8 @@ PACKAGES = ("auxtasks", "transfer", "recipes")
 # What a part of auxtasks may import: itself, and what stands on a lower floor.
 FLOORS = [
     {"errors"},
-    {"seeding"},
-    {"checkpoint", "energies", "losses", "metrics", "noise", "ranking_losses", "ranking_metrics"},
+    {"seeding", "signals"},
+    {"checkpoint", "energies", "losses", "metrics", "noise", "ranking_inputs", "ranking_losses", "ranking_metrics"},
     {"data", "backbones"},
     {"contraction", "features", "training"},
     {"tasks"},

@@ -46,6 +46,12 @@ class Prediction:
         classes: (M,) predicted class of each test row.
         layer: what it read, or None.
         training_accuracy: share of its own training items that it gets right, where it trains a network.
+
+    Example:
+        >>> rows = np.array([4, 5, 6])
+        >>> said = Prediction(classes=np.array([0, 1, 1]), layer="hidden1")
+        >>> float(np.mean(said.classes == np.array([0, 1, 0])).round(2)), said.layer
+        (0.67, 'hidden1')
     """
 
     classes: Rows
@@ -54,7 +60,16 @@ class Prediction:
 
 
 class Arm(Interface):
-    """A way to spend labels."""
+    """A way to spend labels.
+
+    Example:
+        >>> class Majority:
+        ...     def predict(self, support, labels, test, *, shot, draw):
+        ...         return Prediction(np.full(len(test), np.bincount(labels).argmax()))
+        >>> arm: Arm = Majority()
+        >>> arm.predict(np.array([0, 1, 2]), np.array([1, 1, 0]), np.array([3, 4]), shot=1, draw=0).classes.tolist()
+        [1, 1]
+    """
 
     def predict(self, support: Rows, labels: Rows, test: Rows, *, shot: int, draw: int) -> Prediction:
         """Train on the support's rows and labels, and predict the test rows."""
@@ -72,6 +87,14 @@ class FeatureArm:
         n_classes: C.
         seed: of the folds.
         validation: what candidates are compared on; None cross-validates inside the support.
+
+    Example:
+        >>> features = np.array([[0.0], [9.0], [1.0], [8.0], [0.5], [7.0]], np.float32)
+        >>> ranked = {2: [Candidate("hidden1", "prototype"), Candidate("hidden1", "ridge")]}
+        >>> arm = FeatureArm({"hidden1": features}, ranked, n_classes=2, seed=0)
+        >>> said = arm.predict(np.array([0, 1, 2, 3]), np.array([0, 1, 0, 1]), np.array([4, 5]), shot=2, draw=0)
+        >>> said.classes.tolist(), said.layer
+        ([0, 1], 'hidden1')
     """
 
     features: Mapping[str, Features]
@@ -128,6 +151,12 @@ class StartHead:
         features: (N, D) of all items.
         discriminants: what `features` were made with from the layer's own; None if they are the layer's own.
         both_orders: whether `features` are differences of pairs, see `BothOrders`.
+
+    Example:
+        >>> features = np.array([[0.0, 1.0], [9.0, 1.0], [1.0, 1.0], [8.0, 1.0]], np.float32)
+        >>> weight, bias = StartHead(features).fit(np.array([0, 1]), np.array([0, 1]), n_classes=2)
+        >>> (features @ weight.numpy().T + bias.numpy()).argmax(axis=1).tolist()
+        [0, 1, 0, 1]
     """
 
     features: Features
@@ -165,6 +194,16 @@ class TunedArm:
         seed: of the training.
         validation: what rates are compared on, each trained once on the whole support; None cross-validates inside the
             support with two or more shots, and then trains on all of it.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> from auxtasks.data.feature_columns import feature_table_of
+        >>> values = np.array([[0.0, 1.0], [4.0, 0.0], [1.0, 1.0], [5.0, 0.0]], np.float32)
+        >>> table = feature_table_of(values, np.array([0, 1, 0, 1]), ("low", "high"), np.arange(4))
+        >>> arm = TunedArm(mlp(width=2, hidden=[4]), "hidden1", "mean", table, n_classes=2, rates=(0.05,),
+        ...                tuning=Tuning(), head=None, mirror=False, augment=None, loop=None, seed=0)
+        >>> arm.predict(np.array([0, 1]), np.array([0, 1]), np.array([2, 3]), shot=1, draw=0).classes.tolist()
+        [0, 1]
     """
 
     backbone: Backbone

@@ -148,6 +148,12 @@ def batched_predictions(
     """Return the class with the highest score, the lowest index among equals, for each query of each problem; (B, Q).
 
     Args, errors and warnings as in `batched_scores`; the scores of all problems are never held at once.
+
+    Example:
+        >>> features = [[2.0, 0.1], [1.0, 0.0], [0.0, 3.0], [5.0, 1.0]]
+        >>> problems = Problems(np.array([[0, 2], [1, 2]]), np.array([0, 1]), np.array([3]), n_classes=2)
+        >>> batched_predictions(RidgeHead(), features, problems).tolist()
+        [[0], [0]]
     """
     blocks = [scores.argmax(dim=2).numpy() for scores in _blocks(head, features, problems, precision)]
     return np.concatenate(blocks) if blocks else np.zeros((0, problems.query.shape[-1]), np.int64)

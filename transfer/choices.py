@@ -40,6 +40,11 @@ class Candidate:
         head: name in `HEADS`.
         options: of the head.
         both_orders: whether the features are differences of pairs, see `BothOrders`.
+
+    Example:
+        >>> candidate = Candidate("stage3", "ridge", {"alpha": 10.0})
+        >>> candidate.build().alpha
+        10.0
     """
 
     layer: str
@@ -106,6 +111,11 @@ class Proxy:
     Attributes:
         features: layer to (N, D).
         labels: (N,) identities or classes.
+
+    Example:
+        >>> people = Proxy({"stage3": np.zeros((6, 2), np.float32)}, labels=np.array([0, 0, 0, 1, 1, 2]))
+        >>> people.way(shots=1, wanted=5), people.way(shots=2, wanted=5)
+        (2, 1)
     """
 
     features: Mapping[str, Features]
@@ -132,6 +142,16 @@ def rank_on_episodes(
 
     Raises:
         TransferError: not enough classes with more than `shots` items.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> person = np.repeat(np.arange(8), 6)
+        >>> told, noise = np.eye(8, dtype=np.float32)[person], rng.normal(size=(48, 8)).astype(np.float32)
+        >>> proxy = Proxy({"stage1": noise, "stage2": told + 0.1 * noise}, person)
+        >>> candidates = [Candidate(layer, "prototype") for layer in ("stage1", "stage2")]
+        >>> ranked = rank_on_episodes(proxy, candidates, shots=1, way=5, seed=0)
+        >>> [(candidate.layer, round(accuracy, 2)) for candidate, accuracy in ranked]
+        [('stage2', 1.0), ('stage1', 0.2)]
     """
     if proxy.way(shots, way) < max(2, way):
         raise TransferError(
@@ -155,6 +175,12 @@ def ranked_in_advance(
     """Order candidates before any label of the target is seen, and say how.
 
     Without a proxy, or with one too small for episodes, the order given stays.
+
+    Example:
+        >>> candidates = [Candidate("stage2", "prototype"), Candidate("stage1", "prototype")]
+        >>> ranked, how = ranked_in_advance(None, candidates, shots=1, classes=5, seed=0)
+        >>> [candidate.layer for candidate in ranked], how
+        (['stage2', 'stage1'], 'default fixed in advance')
     """
     way = proxy.way(shots, classes) if proxy else 0
     if proxy is None or way < 2:
@@ -169,6 +195,13 @@ def cross_validated(
     """Choose by stratified cross-validation inside the support; among equals the first of `ranked` wins.
 
     By accuracy, whatever the target's metric: a support has the same number of each class.
+
+    Example:
+        >>> labels = np.repeat([0, 1], 5)
+        >>> told, constant = labels[:, None].astype(np.float32), np.ones((10, 1), np.float32)
+        >>> ranked = [Candidate("stage1", "prototype"), Candidate("stage2", "prototype")]
+        >>> cross_validated({"stage1": constant, "stage2": told}, labels, ranked, seed=0).layer
+        'stage2'
     """
     scores = [0.0] * len(ranked)
     for layer, both_orders in dict.fromkeys((candidate.layer, candidate.both_orders) for candidate in ranked):

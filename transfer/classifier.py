@@ -37,6 +37,13 @@ class Crossed(NamedTuple):
             distinct items, or the pooled features' differences (B, D).
         layer: the cut; None: the values are what the linear layer reads.
         left, right: (B,) int64, of pairs the places of both among the M items.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> network = Classifier(mlp(width=4, hidden=[3, 5]), "hidden2", "mean", n_classes=2)
+        >>> kept = Crossed(torch.ones(6, 3), layer="hidden1")
+        >>> float(network(LabelledBatch(kept, torch.zeros(6, dtype=torch.int64))).weight)
+        6.0
     """
 
     values: Tensor | TextState
@@ -60,7 +67,14 @@ class LabelledItem(NamedTuple):
 
 
 def collate_labelled(items: Sequence[LabelledItem]) -> LabelledBatch:
-    """Stack pictures into (B, C, H, W)."""
+    """Stack pictures into (B, C, H, W).
+
+    Example:
+        >>> items = [LabelledItem(np.full((2, 2, 1), shade, np.uint8), label) for shade, label in ((0, 1), (255, 0))]
+        >>> batch: LabelledBatch = collate_labelled(items)
+        >>> tuple(batch.inputs.shape), batch.labels.tolist()
+        ((2, 1, 2, 2), [1, 0])
+    """
     labels = torch.tensor([item.label for item in items])
     return LabelledBatch(stack_pictures([item.input for item in items]), labels)
 
@@ -77,6 +91,17 @@ class Classifier(Objective):
         bias: False leaves the bias out, also of `start`. For pairs: scores of a difference and of its negative are then
             each other's negatives, so that both orders of a pair have the same loss, and opposite answers.
         seed: of the random linear layer.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> network = Classifier(mlp(width=4, hidden=[3, 3]), "hidden2", "mean", n_classes=2)
+        >>> batch = LabelledBatch(torch.ones(5, 4), torch.tensor([0, 1, 0, 1, 0]))
+        >>> output = network(batch)
+        >>> float(output.weight), output.loss_sum.shape
+        (5.0, torch.Size([]))
+        >>> network.train_top(1)
+        >>> [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+        ['backbone.module.1.0.weight', 'backbone.module.1.0.bias', 'linear.weight', 'linear.bias']
     """
 
     def __init__(

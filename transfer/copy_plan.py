@@ -36,6 +36,13 @@ class Misfit:
         origin: names in the source.
         found: what the source has: shape and, if it is that which does not fit, dtype.
         wanted: what the target has.
+
+    Example:
+        >>> from transfer.reuse import plan_copy
+        >>> plan = plan_copy(nn.Linear(5, 3).state_dict(), nn.Linear(4, 3), other_shapes="skip")
+        >>> misfit: Misfit = plan.other_shape[0]
+        >>> misfit.name, misfit.found, misfit.wanted
+        ('weight', '(3, 5)', '(3, 4)')
     """
 
     name: str
@@ -71,6 +78,14 @@ class CopyPlan:
         notes: what else a person should know of the two networks.
         random_in_source: names of the target whose tensor is known to be random in the source as well.
         pretrained_on: what the source's weights were trained on.
+
+    Example:
+        >>> from transfer.reuse import plan_copy
+        >>> plan: CopyPlan = plan_copy(nn.Linear(4, 3).state_dict(), nn.Linear(4, 3))
+        >>> plan.loaded, plan.share, plan.problems
+        (('weight', 'bias'), 1.0, ())
+        >>> print(plan.counts())
+        2 of 2 tensors, 15 of 15 parameters (100.0%)
     """
 
     target: nn.Module
@@ -151,7 +166,14 @@ class CopyPlan:
 
 
 def library_module(target: nn.Module) -> nn.Module:
-    """Return the module whose names count: a backbone's library's own."""
+    """Return the module whose names count: a backbone's library's own.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> network = mlp(width=4, hidden=[3])
+        >>> library_module(network) is network.module, library_module(network.module) is network.module
+        (True, True)
+    """
     return target.module if isinstance(target, Backbone) else target
 
 

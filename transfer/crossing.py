@@ -77,6 +77,11 @@ class Crossing:
             infinite where it is not better at the largest.
         ci95: its 95 % interval over label draws; the ends may be 0 or infinite. None for a single draw.
         shots: the numbers of labels that were measured.
+
+    Example:
+        >>> found = Crossing(low="frozen", high="finetuned", at=12.0, ci95=(8.0, 20.0), shots=(1, 5, 20))
+        >>> found.is_known
+        True
     """
 
     low: str

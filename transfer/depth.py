@@ -56,6 +56,17 @@ class DepthTest:
             the best of many on the test.
         metric: what was scored.
         items: how many test items a draw has.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> from auxtasks.data.feature_columns import encode_features
+        >>> from auxtasks.data.sources import load_source
+        >>> source = load_source("builtin:features", columns={"features": "features", "label": "label"})
+        >>> iris, network = encode_features(source), mlp(width=4, hidden=[8, 8])
+        >>> found = search_depth(network, iris, shots=5, draws=2, modes=["frozen"], heads=[("ridge", {})])
+        >>> tested: DepthTest = found.test()
+        >>> tested.metric, tested.items, len(tested.chosen.values)
+        ('accuracy', 135, 2)
     """
 
     chosen: Estimate
@@ -77,6 +88,16 @@ class DepthSearch:
         remark: which other cuts are within one standard error of the best.
         pools: layer to its pooling.
         protocol: labels and tests.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> from auxtasks.data.feature_columns import encode_features
+        >>> from auxtasks.data.sources import load_source
+        >>> source = load_source("builtin:features", columns={"features": "features", "label": "label"})
+        >>> iris, network = encode_features(source), mlp(width=4, hidden=[8, 8])
+        >>> found: DepthSearch = search_depth(network, iris, shots=5, draws=2, modes=["frozen"], heads=[("ridge", {})])
+        >>> list(found.curve["frozen"]), len(found.choices), str(found.chosen)
+        (['hidden1', 'hidden2'], 2, 'hidden1, frozen')
     """
 
     curve: Mapping[Mode, Mapping[str, DepthPoint]]

@@ -24,6 +24,11 @@ class Scored:
         table: (draws, units) share of the times that an item was right; NaN where a draw never held it out.
         splits: draw by draw the accuracy of each part that was held out.
         overlap: items held out over items learnt from, in one split.
+
+    Example:
+        >>> right = np.array([[1.0, 0.0, np.nan], [1.0, np.nan, 1.0]])
+        >>> Scored(right, splits=((0.5,), (1.0,)), overlap=0.25).values.tolist()
+        [0.5, 1.0]
     """
 
     table: Matrix
@@ -47,6 +52,10 @@ class DepthPoint:
         values: by draw; of a single draw that is cross-validated, by split.
         standard_error: of the mean.
         head: the head that the cut was given most often.
+
+    Example:
+        >>> DepthPoint(mean=0.9, ci95=(0.8, 1.0), values=(0.85, 0.95), standard_error=0.05, head="ridge").mean
+        0.9
     """
 
     mean: float
@@ -57,7 +66,14 @@ class DepthPoint:
 
 
 def join_draws(by_draw: Sequence[Scored]) -> Scored:
-    """Return the scores whose draw d is the d-th of the d-th given: each draw with the head that it chose."""
+    """Return the scores whose draw d is the d-th of the d-th given: each draw with the head that it chose.
+
+    Example:
+        >>> prototype = Scored(np.array([[0.5, 0.5], [0.6, 0.6]]), ((0.5,), (0.6,)), overlap=0.25)
+        >>> ridge = Scored(np.array([[0.9, 0.9], [0.1, 0.1]]), ((0.9,), (0.1,)), overlap=0.25)
+        >>> join_draws([ridge, prototype]).values.tolist()
+        [0.9, 0.6]
+    """
     return Scored(
         table=np.stack([scored.table[draw] for draw, scored in enumerate(by_draw)]),
         splits=tuple(scored.splits[draw] for draw, scored in enumerate(by_draw)),
@@ -72,6 +88,12 @@ def point_of(scored: Scored, head: str, *, seed: int) -> DepthPoint:
         scored: of each draw with the head that it chose.
         head: its commonest.
         seed: of the bootstrap.
+
+    Example:
+        >>> right = np.array([[1.0, 1.0, 0.0, 1.0], [1.0, 0.0, 1.0, 1.0]])
+        >>> point = point_of(Scored(right, ((0.75,), (0.75,)), overlap=0.25), "ridge", seed=0)
+        >>> point.mean, point.values, point.head
+        (0.75, (0.75, 0.75), 'ridge')
     """
     splits = scored.splits[0]
     mean = float(np.mean(scored.values))

@@ -38,6 +38,10 @@ class Cut:
     Attributes:
         layer: the highest that is kept; a head reads it.
         mode: ``"frozen"``, or ``"finetuned"`` together with the head.
+
+    Example:
+        >>> str(Cut("stage3", "frozen"))
+        'stage3, frozen'
     """
 
     layer: str
@@ -56,6 +60,12 @@ class Setting:
         cut: where, and how.
         head: for messages, such as "ridge(alpha=1.0)"; of a fine-tuned network it is linear.
         candidate: layer and head to fit where the part below is frozen; None where it is fine-tuned.
+
+    Example:
+        >>> from transfer.choices import Candidate
+        >>> setting = Setting(Cut("stage3", "frozen"), "ridge(alpha=1.0)", Candidate("stage3", "ridge"))
+        >>> str(setting.cut), setting.candidate.head
+        ('stage3, frozen', 'ridge')
     """
 
     cut: Cut
@@ -71,6 +81,11 @@ class Fit:
         draw: number of the label draw.
         train: (S,) rows to learn from.
         ask: (Q,) rows to predict.
+
+    Example:
+        >>> fold = Fit(draw=0, train=np.array([0, 1, 2]), ask=np.array([3]))
+        >>> len(fold.train), len(fold.ask)
+        (3, 1)
     """
 
     draw: int
@@ -87,6 +102,17 @@ class Fits:
         labels: (N,) classes, of which only those of rows to learn from are read.
         n_classes: C.
         make_arm: layer to what fine-tunes a network cut there.
+
+    Example:
+        >>> from transfer.choices import Candidate
+        >>> features = np.array([[0.0, 1.0], [1.0, 0.0], [0.1, 0.9], [0.9, 0.1]], np.float32)
+        >>> def no_network(layer):
+        ...     raise LookupError(layer)
+        >>> fits = Fits({"stage3": features}, np.array([0, 1, 0, 1]), n_classes=2, make_arm=no_network)
+        >>> setting = Setting(Cut("stage3", "frozen"), "prototype", Candidate("stage3", "prototype"))
+        >>> answers = fits.predict(setting, [Fit(0, train=np.array([0, 1]), ask=np.array([2, 3]))])
+        >>> [answer.tolist() for answer in answers]
+        [[0, 1]]
     """
 
     features: Mapping[str, Features]

@@ -37,6 +37,15 @@ class DepthProtocol:
         folds, repeats: of the cross-validation; None on a named validation set.
         metric: of the test.
         unit: what is resampled beside the draws in the test.
+
+    Example:
+        >>> from auxtasks.data.feature_columns import feature_table_of
+        >>> from transfer.items import gather_items
+        >>> table = feature_table_of(np.eye(12, dtype=np.float32), np.arange(12) % 2, ("even", "odd"), np.arange(12))
+        >>> items = gather_items(table, None)
+        >>> found: DepthProtocol = plan_depth(items, shots=4, draws=2, folds=2, repeats=1, metric="accuracy", seed=0)
+        >>> found.labels, found.test_items, [len(fit.train) for fit in found.test_fits]
+        (8, 4, [8, 8])
     """
 
     items: Items
@@ -140,6 +149,15 @@ def plan_depth(
     Raises:
         TransferError: one label a class and no validation set, several draws of all labels, folds or repeats out of
             range, or a class with too few items.
+
+    Example:
+        >>> from auxtasks.data.feature_columns import feature_table_of
+        >>> from transfer.items import gather_items
+        >>> table = feature_table_of(np.eye(12, dtype=np.float32), np.arange(12) % 2, ("even", "odd"), np.arange(12))
+        >>> items = gather_items(table, None)
+        >>> protocol = plan_depth(items, shots=4, draws=2, folds=2, repeats=1, metric="accuracy", seed=0)
+        >>> len(protocol.fits), protocol.chosen_by
+        (4, 'Each draw chooses by stratified cross-validation with 2 folds inside 8 labels')
     """
     if folds < 2 or repeats < 1:
         raise TransferError(f"cross-validation has at least 2 folds and 1 repeat, found folds={folds}, {repeats=}.")

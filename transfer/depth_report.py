@@ -102,6 +102,22 @@ def build_depth_report(
         found, tested: see `search_depth` and `DepthSearch.test`.
         notes: for the reader.
         folds, repeats: as asked for; None takes those that were made, which are fewer where a class has few labels.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> from auxtasks.data.feature_columns import encode_features
+        >>> from auxtasks.data.sources import load_source
+        >>> from transfer.depth import search_depth
+        >>> source = load_source("builtin:features", columns={"features": "features", "label": "label"})
+        >>> iris, network = encode_features(source), mlp(width=4, hidden=[8, 8])
+        >>> found = search_depth(network, iris, shots=5, draws=2, modes=["frozen"], heads=[("ridge", {})])
+        >>> report = build_depth_report("iris", found, found.test())
+        >>> report.target, report.labels, [row.layer for row in report.rows]
+        ('iris', 15, ['hidden1', 'hidden2'])
+        >>> print(depth_markdown(report).splitlines()[0])
+        # Depth search: iris
+        >>> depth_panel(report).x_ticks
+        {0.0: 'hidden1', 1.0: 'hidden2'}
     """
     protocol = found.protocol
     rows = [
@@ -144,6 +160,20 @@ def write_depth_report(report: DepthReport, folder: Path) -> list[Path]:
 
     Raises:
         CheckpointError: the disk is full or cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from auxtasks.backbones import mlp
+        >>> from auxtasks.data.feature_columns import encode_features
+        >>> from auxtasks.data.sources import load_source
+        >>> from transfer.depth import search_depth
+        >>> source = load_source("builtin:features", columns={"features": "features", "label": "label"})
+        >>> found = search_depth(mlp(width=4, hidden=[8]), encode_features(source), shots=5, draws=2, modes=["frozen"])
+        >>> report: DepthReport = build_depth_report("iris", found, None)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     written = write_depth_report(report, Path(folder))
+        ...     print([path.name for path in written], read_depth_report(Path(folder) / "depth.json") == report)
+        ['depth.png', 'depth.md', 'depth.json'] True
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "depth.png", folder / "depth.md", folder / "depth.json"]

@@ -32,6 +32,11 @@ class Discriminants:
     Attributes:
         shift: (D,) mean of the pretraining features.
         matrix: (D, K).
+
+    Example:
+        >>> found = Discriminants(shift=np.array([1.0, 0.0], np.float32), matrix=np.array([[2.0], [0.0]], np.float32))
+        >>> found(np.array([[1.0, 5.0], [2.0, 5.0]], np.float32)).tolist()
+        [[0.0], [2.0]]
     """
 
     shift: Features
@@ -105,7 +110,14 @@ def fit_discriminants(
 
 
 def with_discriminants(features: Mapping[str, Features], found: Mapping[str, Discriminants]) -> dict[str, Features]:
-    """Return the layers' features, and for each layer with discriminants those too, under a name of their own."""
+    """Return the layers' features, and for each layer with discriminants those too, under a name of their own.
+
+    Example:
+        >>> found = Discriminants(shift=np.zeros(2, np.float32), matrix=np.ones((2, 1), np.float32))
+        >>> spaces = with_discriminants({"stage4": np.ones((3, 2), np.float32)}, {"stage4": found})
+        >>> {name: values.shape for name, values in spaces.items()}
+        {'stage4': (3, 2), 'stage4+discriminants': (3, 1)}
+    """
     return {**features, **{f"{layer}{SUFFIX}": project(features[layer]) for layer, project in found.items()}}
 
 

@@ -25,6 +25,11 @@ class Episodes:
         classes: (E, way) classes of the table, different ones in an episode.
         support: (E, way * shot) rows, class after class.
         query: (E, way * queries) rows, class after class, none of them in the support.
+
+    Example:
+        >>> drawn: Episodes = draw_episodes(np.arange(60) % 6, way=5, shot=1, queries=3, episodes=10, seed=0)
+        >>> drawn.support.shape, drawn.query.shape, drawn.support_labels.tolist()
+        ((10, 5), (10, 15), [0, 1, 2, 3, 4])
     """
 
     classes: IntArray
@@ -143,6 +148,11 @@ class EpisodeScores:
         mean: over episodes.
         ci95: of the mean, or None for a single episode.
         way: classes of an episode.
+
+    Example:
+        >>> found = EpisodeScores(np.array([0.5, 0.7, 0.1]), mean=0.433, ci95=(0.1, 0.8), way=5)
+        >>> found.chance, round(found.failed, 2)
+        (0.2, 0.33)
     """
 
     accuracies: FloatArray

@@ -161,6 +161,17 @@ def evaluate_target(
         TransferError: a class with too few items, a test or validation set with other classes, and other settings that
             do not fit the data.
         InputMismatchError: items that do not fit the backbone.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> from auxtasks.data.feature_columns import encode_features
+        >>> from auxtasks.data.sources import load_source
+        >>> source = load_source("builtin:features", columns={"features": "features", "label": "label"})
+        >>> settings = FewShot(Protocol(shots=(2,), draws=2), arms=("raw", "frozen"), metric=None)
+        >>> network, table = mlp(width=4, hidden=[8]), encode_features(source)
+        >>> found: Outcome = evaluate_target(network, table, settings, seed=0, show_progress=False)
+        >>> sorted(found.results.arms), found.results.arms["raw"][2].shape
+        (['frozen', 'raw'], (2, 150))
     """
     check_metric(metric, len(table.class_names), fixed_test=test is not None)
     if isinstance(table, PairTable):

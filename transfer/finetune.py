@@ -20,6 +20,7 @@ from torch import Tensor
 from auxtasks.backbones.base import Backbone
 from auxtasks.backbones.pooling import Pool
 from auxtasks.backbones.text import TokenBatch, pad_tokens
+from auxtasks.checkpoint import tensors_digest
 from auxtasks.data.augment import Augment
 from auxtasks.data.feature_table import FeatureTable
 from auxtasks.data.images import ImageTable
@@ -31,7 +32,7 @@ from auxtasks.data.row_feed import RowFeed
 from auxtasks.data.texts import TextTable
 from auxtasks.errors import TransferError
 from auxtasks.features.batches import Inputs, PairBatch, Table, check_table, item_noun, picture_batch
-from auxtasks.features.cache import FeatureCache
+from auxtasks.features.cache import FeatureCache, prefix_digest
 from auxtasks.features.extract import extract
 from auxtasks.training.engine import train
 from auxtasks.training.objective import Objective
@@ -119,6 +120,17 @@ def fine_tune(
         InputMismatchError: items that do not fit the backbone.
         LayerError: layers that do not exist or that the head does not read; with `cache`, a backbone that cannot be
             cut.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> from auxtasks.data.feature_columns import encode_features
+        >>> from auxtasks.data.sources import load_source
+        >>> iris = encode_features(load_source("builtin:features", columns={"features": "features", "label": "label"}))
+        >>> tuning = Tuning(stages=(Stage(20, top_layers=0), Stage(20)), batch_size=30, learning_rate=0.05)
+        >>> network = mlp(width=4, hidden=[8])
+        >>> tuned: Tuned = fine_tune(network, "hidden1", "mean", iris, iris.labels, n_classes=3, tuning=tuning)
+        >>> tuned.training_accuracy > 0.5, tuned.head.n_classes
+        (True, 3)
     """
     if not (tuning or Tuning()).steps:
         raise TransferError("the stages of fine-tuning have no steps: give at least one stage a step.")
@@ -152,7 +164,14 @@ def fine_tune(
         loop=loop or LoopSettings(log_every=max(1, tuning.steps // 5), show_progress=False),
         folder=folder,
         provenance=backbone.provenance,
-        identity=_identity(model, tuning, classes, views if cache is not None and augment else None),
+        # Hashing the weights takes a while; without a folder there is nothing to go on from.
+        identity={}
+        if folder is None
+        else {
+            **_begun_with(backbone, layer, table, start),
+            **_identity(model, tuning, classes, views if cache is not None and augment else None),
+            **_asked(augment, n_classes, cache, validation if loop is not None and loop.keep_best else None),
+        },
         validate=None if validation is None else _measure(model, validation),
     )
     model.backbone.freeze([])
@@ -215,6 +234,30 @@ def _check_views(augment: Augment | None, views: int | None) -> None:
         raise TransferError(f"views={views} are of augmented pictures, and nothing is augmented: leave views out.")
     if views is not None and views < 1:
         raise TransferError(f"views is how many augmented views of each picture are kept, at least 1, found {views}.")
+
+
+def _begun_with(backbone: Backbone, layer: str, table: Table, start: tuple[Tensor, Tensor] | None) -> dict[str, object]:
+    """Return what must be the same for a stopped run to go on, of the network and the items that it began with."""
+    named = {} if start is None else dict(zip(("weight", "bias"), start, strict=True))
+    return {
+        "backbone": backbone.family.name,
+        "backbone arguments": dict(backbone.family.arguments),
+        "backbone weights": prefix_digest(backbone, layer),
+        "start": None if start is None else tensors_digest(named),
+        "data": table.fingerprint,
+    }
+
+
+def _asked(
+    augment: Augment | None, n_classes: int, cache: FeatureCache | None, compared_on: Table | None
+) -> dict[str, object]:
+    """Return more of that, of how items are read, and of what chooses the best weights."""
+    return {
+        "classes": n_classes,
+        "augment": None if augment is None else dataclasses.asdict(augment),
+        "kept": cache is not None,  # what is kept is the same but for rounding
+        **({} if compared_on is None else {"validation data": compared_on.fingerprint}),
+    }
 
 
 def _identity(model: Classifier, tuning: Tuning, classes: NDArray[np.int64], views: int | None) -> dict[str, Any]:

@@ -44,6 +44,12 @@ class FittedHead(abc.ABC):
 
     Attributes:
         kind: name under which `head_from_state` knows the class.
+
+    Example:
+        >>> from transfer.heads import build_head
+        >>> fitted: FittedHead = build_head("prototype").fit([[0.0, 1.0], [1.0, 0.0]], [0, 1], n_classes=2)
+        >>> fitted.n_classes, fitted.n_features, fitted.predict_proba([[0.0, 1.0]]).argmax(axis=1).tolist()
+        (2, 2, [0])
     """
 
     kind: ClassVar[str]
@@ -90,7 +96,15 @@ class FittedHead(abc.ABC):
 
 
 class Head(abc.ABC):
-    """Options of a classifier; `fit` makes the classifier."""
+    """Options of a classifier; `fit` makes the classifier.
+
+    Example:
+        >>> from transfer.heads import build_head
+        >>> head: Head = build_head("ridge", alpha=2.0)
+        >>> fitted: FittedHead = head.fit([[0.0, 1.0], [1.0, 0.0]], [0, 1], n_classes=2)
+        >>> fitted.predict([[0.1, 0.9]]).tolist()
+        [0]
+    """
 
     def fit(self, features: npt.ArrayLike, labels: npt.ArrayLike, n_classes: int) -> FittedHead:
         """Fit on the support.
@@ -112,13 +126,23 @@ class Head(abc.ABC):
 
 
 def normalize_rows(values: FloatArray) -> FloatArray:
-    """Return the rows scaled to length 1; rows of zeros stay zero."""
+    """Return the rows scaled to length 1; rows of zeros stay zero.
+
+    Example:
+        >>> normalize_rows(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
+        [[0.6, 0.8], [0.0, 0.0]]
+    """
     norms = np.linalg.norm(values, axis=1, keepdims=True)
     return np.asarray(values / np.where(norms > 0, norms, 1.0))
 
 
 def softmax_rows(scores: FloatArray) -> FloatArray:
-    """Return the softmax of each row; (N, C) to (N, C)."""
+    """Return the softmax of each row; (N, C) to (N, C).
+
+    Example:
+        >>> softmax_rows(np.array([[0.0, 0.0], [0.0, 1000.0]])).tolist()
+        [[0.5, 0.5], [0.0, 1.0]]
+    """
     return np.asarray(softmax(scores, axis=1))
 
 
@@ -133,7 +157,13 @@ def _checked_features(features: npt.ArrayLike) -> FloatArray:
 
 
 def checked_support(features: npt.ArrayLike, labels: npt.ArrayLike, n_classes: int) -> tuple[FloatArray, IntArray]:
-    """Return features (N, D) and labels (N,) in the types that heads compute in, or raise as `Head.fit` says."""
+    """Return features (N, D) and labels (N,) in the types that heads compute in, or raise as `Head.fit` says.
+
+    Example:
+        >>> features, labels = checked_support([[1, 2], [3, 4]], [0, 1], n_classes=2)
+        >>> features.dtype, labels.dtype
+        (dtype('float64'), dtype('int64'))
+    """
     values, classes = _checked_features(features), np.asarray(labels)
     if classes.shape != (len(values),):
         raise TransferError(f"one label an item is needed: {len(values)} items, labels of shape {classes.shape}.")
@@ -154,19 +184,42 @@ def checked_support(features: npt.ArrayLike, labels: npt.ArrayLike, n_classes: i
 
 
 def check_positive(**options: float) -> None:
-    """Refuse options that are no number above 0."""
+    """Refuse options that are no number above 0.
+
+    Example:
+        >>> check_positive(alpha=1.0)
+        >>> check_positive(alpha=-1.0)
+        Traceback (most recent call last):
+            ...
+        auxtasks.errors.TransferError: alpha is -1.0: it must be a number above 0.
+    """
     for name, value in options.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
             raise TransferError(f"{name} is {value!r}: it must be a number above 0.")
 
 
 def check_flag(name: str, value: bool) -> None:
-    """Refuse an option that is neither true nor false."""
+    """Refuse an option that is neither true nor false.
+
+    Example:
+        >>> check_flag("balanced", True)
+        >>> check_flag("balanced", "yes")
+        Traceback (most recent call last):
+            ...
+        auxtasks.errors.TransferError: balanced is 'yes': it must be true or false.
+    """
     if not isinstance(value, bool):
         raise TransferError(f"{name} is {value!r}: it must be true or false.")
 
 
 def check_choice(name: str, value: str, allowed: Sequence[str]) -> None:
-    """Refuse an option that is none of the allowed words, with a guess at which was meant."""
+    """Refuse an option that is none of the allowed words, with a guess at which was meant.
+
+    Example:
+        >>> check_choice("metric", "cosin", ["cosine", "euclidean"])
+        Traceback (most recent call last):
+            ...
+        auxtasks.errors.TransferError: metric is "cosin". Did you mean "cosine"? Allowed: cosine, euclidean.
+    """
     if value not in allowed:
         raise TransferError(f'{name} is "{value}".{did_you_mean(str(value), allowed)} Allowed: {", ".join(allowed)}.')

@@ -81,6 +81,12 @@ class FittedPrototype(FittedHead):
         shift: (D,) subtracted before an item is scaled to length 1.
         metric: "cosine" or "euclidean".
         temperature: by which scores are divided.
+
+    Example:
+        >>> head = NearestPrototype()
+        >>> fitted: FittedPrototype = head.fit([[0.0, 1.0], [0.0, 3.0], [1.0, 0.0]], [0, 0, 1], n_classes=2)
+        >>> fitted.prototypes.shape, fitted.predict([[0.5, 2.0]]).tolist()
+        ((2, 2), [0])
     """
 
     kind: ClassVar[str] = "prototype"
@@ -160,6 +166,11 @@ class FittedNeighbors(FittedHead):
         class_count: C.
         k: number of voters.
         temperature: of their weights.
+
+    Example:
+        >>> fitted: FittedNeighbors = KNeighbors(k=1).fit([[0.0, 1.0], [0.0, 3.0], [1.0, 0.0]], [0, 0, 1], n_classes=2)
+        >>> fitted.support.shape, fitted.predict([[3.0, 0.1]]).tolist()
+        ((3, 2), [1])
     """
 
     kind: ClassVar[str] = "neighbors"

@@ -54,6 +54,16 @@ def gather_items(table: Table, test: Table | None, validation: Table | None = No
         InputMismatchError: they hold items of different kinds, pictures of another shape, or vectors of another width.
         TransferError: the test or validation set is the pool, or one is the other; other class names, a set without
             items, or one with unlabelled ones.
+
+    Example:
+        >>> from auxtasks.data.feature_columns import feature_table_of
+        >>> pool, test = (
+        ...     feature_table_of(rows, np.array([0, 1]), ("low", "high"), np.arange(2))
+        ...     for rows in (np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32))
+        ... )
+        >>> items: Items = gather_items(pool, test)
+        >>> items.pool, items.test.tolist(), len(items.table)
+        (2, [2, 3], 4)
     """
     _check_different(table, test, validation)
     pool = len(table)
@@ -67,6 +77,13 @@ def for_backbone(backbone: Backbone, table: Table) -> Table:
 
     Raises:
         BackboneError: it takes texts, and has no tokenizer.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> from auxtasks.data.feature_columns import feature_table_of
+        >>> table = feature_table_of(np.ones((2, 3), np.float32), np.array([0, 1]), ("low", "high"), np.arange(2))
+        >>> for_backbone(mlp(width=3, hidden=[4]), table) is table  # vectors need no spelling
+        True
     """
     if isinstance(table, PairTable):
         items = for_backbone(backbone, table.items)

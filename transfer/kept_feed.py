@@ -45,6 +45,17 @@ class KeptFeed(FollowsPlan):
         augment: of pictures; None takes them as they are.
         views: how many augmented views of each picture are kept; an item has another one in each epoch, in turn.
         seed: of the augmentation.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from auxtasks.backbones import mlp
+        >>> from auxtasks.data.feature_columns import feature_table_of
+        >>> table = feature_table_of(np.ones((6, 3), np.float32), np.arange(6) % 2, ("low", "high"), np.arange(6))
+        >>> network, plan = mlp(width=3, hidden=[4, 5]), EpochPlan(6, 3, seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     feed = KeptFeed(network, "hidden2", "mean", "hidden1", table, plan, FeatureCache(folder))
+        ...     batch = next(feed.batches(0, 1, Shard()))
     """
 
     backbone: Backbone

@@ -36,6 +36,10 @@ class CurvePoint:
         ci95: its interval, over draws and test units (and seeds, where there are several); see `transfer.statistics`.
         values: accuracy of each draw, seed after seed where there are several.
         failed: share of the draws that are not above chance.
+
+    Example:
+        >>> CurvePoint(shot=5, mean=0.8, ci95=(0.7, 0.9), values=(0.75, 0.85), failed=0.0).shot
+        5
     """
 
     shot: int
@@ -55,6 +59,11 @@ class LabelCurve:
         options: of the head.
         points: one for each number of labels, rising.
         seeds: how many arrays of features there were.
+
+    Example:
+        >>> points = tuple(CurvePoint(shot, shot / 10, None, (shot / 10,), failed=0.0) for shot in (1, 5))
+        >>> LabelCurve("stage4", "ridge", {"alpha": 1.0}, points).values
+        {1: (0.1,), 5: (0.5,)}
     """
 
     features: str

@@ -37,6 +37,12 @@ class Select:
 
     Raises:
         TransferError: no regular expression, an empty list of layers, or a number of layers below 1.
+
+    Example:
+        >>> EVERYTHING == Select()
+        True
+        >>> Select(up_to="stage2").describe()
+        'up to stage2'
     """
 
     pattern: str | None = None
@@ -135,6 +141,11 @@ def matching_layers(backbone: Backbone, pattern: str) -> tuple[str, ...]:
 
     Raises:
         TransferError: no regular expression, or one that matches nothing; shows names that it could match.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> matching_layers(mlp(width=4, hidden=[3, 3]), "1.*bias")
+        ('hidden2',)
     """
     layers = tensor_layers(backbone)
     found = {layers[name] for name in _matching(layers, layers, pattern) if name in layers}

@@ -41,6 +41,11 @@ class SharedItems:
         seen_rows: rows of the collection that was seen first (pretraining, or the support), all of them.
         test_rows: rows of the test set that are among them, all of them.
         examples: up to five pairs (seen row, test row).
+
+    Example:
+        >>> found: SharedItems = find_leaks(["The cat sat."], ["the cat sat.", "A dog ran."]).pretraining
+        >>> found.count, found.test_rows, found.examples
+        (1, (0,), ((0, 0),))
     """
 
     seen_rows: tuple[int, ...]
@@ -68,6 +73,12 @@ class Leaks:
         pretraining_items: how many items pretraining has.
         test_items: how many items were looked for.
         noun: what the items are.
+
+    Example:
+        >>> found: Leaks = find_leaks(["A bird sang."], ["The cat sat.", "A dog ran."])
+        >>> found.pretraining.count, found.test_items
+        (0, 2)
+        >>> found.raise_if_any()
     """
 
     pretraining: SharedItems
@@ -260,6 +271,11 @@ def pixel_digest(picture: Picture | Vector, row: int = 0) -> bytes:
 
     Raises:
         TransferError: another type than uint8.
+
+    Example:
+        >>> black, white = np.zeros((2, 2, 1), np.uint8), np.full((2, 2, 1), 255, np.uint8)
+        >>> pixel_digest(black) == pixel_digest(black.copy()), pixel_digest(black) == pixel_digest(white)
+        (True, False)
     """
     pixels = np.asarray(picture)
     if pixels.dtype != np.uint8:

@@ -134,6 +134,11 @@ class FittedLinear(FittedHead):
         weight: (C, D), on features as they come: the support's scaling is folded in.
         bias: (C,).
         unit_rows: whether each item is scaled to length 1 first, which no weight can stand for.
+
+    Example:
+        >>> head: FittedLinear = RidgeHead().fit([[0.0, 1.0], [1.0, 0.0]], [0, 1], n_classes=2)
+        >>> head.weight.shape, [tuple(tensor.shape) for tensor in head.as_linear()]
+        ((2, 2), [(2, 2), (2,)])
     """
 
     kind: ClassVar[str] = "linear"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,10 +23,11 @@ from auxtasks.data.pair_table import PairTable
 from auxtasks.data.rankings import ItemTable
 from auxtasks.data.texts import table_of_texts
 from auxtasks.errors import CheckpointError, DataError, InputMismatchError, did_you_mean
-from auxtasks.features.extract import extract
+from auxtasks.features.extract import extract, feature_widths
 from transfer.discriminants import Discriminants
 from transfer.head import FittedHead
 from transfer.heads import head_from_state
+from transfer.model_settings import check_layer, check_settings
 
 __all__ = ["PredictedItem", "TargetModel", "find_models", "load", "table_of_items"]
 
@@ -90,6 +92,8 @@ class TargetModel:
             DataError: a text is empty, or a vector not finite; says which.
             InputMismatchError: the backbone takes items of another kind or width.
         """
+        if not hasattr(items, "__len__"):
+            raise InputMismatchError(f"expected a list of items, found {type(items).__name__}: put it into a list.")
         # Texts all at once: those of like length then share a batch. So a message counts from the first.
         at_a_time = PREDICTED_AT_A_TIME if self.backbone.input.kind == "image" else max(1, len(items))
         parts = [
@@ -156,6 +160,12 @@ def table_of_items(
         DataError: a text is empty, a vector not finite, or the backbone has no tokenizer.
         InputMismatchError: one text instead of several, pairs, or items of a kind or width that the backbone does not
             take.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> table = table_of_items(mlp(width=2, hidden=[3]), [[0.5, 2.0], [1.0, 0.0]], size=None)
+        >>> table.values.tolist()
+        [[0.5, 2.0], [1.0, 0.0]]
     """
     spec = backbone.input
     if isinstance(items, str | bytes):
@@ -185,7 +195,8 @@ def table_of_vectors(items: Sequence[object] | NDArray[Any], width: int) -> Feat
         DataError: a vector that holds NaN or infinite values; names its row.
     """
     try:
-        values = np.asarray(items, dtype=np.float32)
+        with np.errstate(over="ignore"):  # told below, with the row
+            values = np.asarray(items, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise InputMismatchError(
             f"the backbone takes vectors of {width} features, and so an array (N, {width}) of numbers: {error}."
@@ -212,10 +223,19 @@ def table_of(items: Sequence[Picture] | NDArray[Any], size: tuple[int, int], cha
 
 
 def find_models(path: str | Path) -> dict[str, Path]:
-    """Return the target models in a run folder by target, or the one model at the path itself."""
+    """Return the target models in a run folder by target, or the one model at the path itself.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     print(find_models(folder))
+        {}
+    """
     place = Path(path)
-    if (place / "target.json").is_file():
+    if os.path.isfile(place / "target.json"):  # noqa: PTH113 - unlike a Path, it takes a name that is too long for none
         return {place.name: place}
+    if not os.path.isdir(place):  # noqa: PTH112
+        return {}
     return {found.parent.name: found.parent for found in sorted(place.glob("transfer/model/*/target.json"))}
 
 
@@ -230,6 +250,19 @@ def load(path: str | Path, target: str | None = None) -> TargetModel:
 
     Raises:
         CheckpointError: no model there, several and no choice, or a damaged one.
+
+    Example:
+        >>> import tempfile
+        >>> from auxtasks.backbones import mlp
+        >>> from transfer.heads import build_head
+        >>> head = build_head("prototype").fit([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]], [0, 1], n_classes=2)
+        >>> network = mlp(width=2, hidden=[3])
+        >>> model = TargetModel(network, "hidden1", "mean", False, head, ("cat", "dog"), decoded_size=None)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     place = model.save(f"{folder}/pets")
+        ...     again = load(place)
+        >>> again.class_names, again.predict([[0.5, 2.0]]) == model.predict([[0.5, 2.0]])
+        (('cat', 'dog'), True)
     """
     models = find_models(path)
     if not models:
@@ -244,16 +277,20 @@ def load(path: str | Path, target: str | None = None) -> TargetModel:
             f'no target "{target}" at {path}.{did_you_mean(target, models)} It has: {", ".join(models)}.'
         )
     place = models[target] if target is not None else next(iter(models.values()))
-    settings = checkpoint.read_json(place / "target.json")
+    settings = checkpoint.read_object(place / "target.json")
     if settings.get("schema") != checkpoint.SCHEMA_VERSION:
         raise CheckpointError(
             f"{place} has schema {settings.get('schema')}; this version reads schema {checkpoint.SCHEMA_VERSION}."
         )
+    check_settings(settings, place / "target.json")
     backbone = Backbone.from_pretrained(place / "backbone")
+    check_layer(settings["layer"], settings["pool"], backbone, place / "target.json")
     try:
         model = _from_settings(place, settings, backbone)
-    except KeyError as error:
-        raise CheckpointError(f"{place / 'target.json'} is damaged: it has no {error}.") from error
+        found = (model.head.n_classes, model.head.n_features)
+    except (CheckpointError, KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        raise CheckpointError(f"the head or the discriminants in {place} are damaged: {error}") from error
+    _check_head(model, found, place)
     if not model.head_trained:
         warnings.warn(
             f"{place}: the head of this model, for {len(model.class_names)} classes, was never trained: what it "
@@ -261,6 +298,23 @@ def load(path: str | Path, target: str | None = None) -> TargetModel:
             stacklevel=2,
         )
     return model
+
+
+def _check_head(model: TargetModel, found: tuple[int, int], place: Path) -> None:
+    """Refuse a head that is not that of these classes and this layer, or whose numbers are not finite."""
+    width = feature_widths(model.backbone, {model.layer: model.pool})[model.layer]
+    if model.discriminants is not None:
+        if model.discriminants.shift.shape != (width,) or model.discriminants.matrix.shape[:1] != (width,):
+            raise CheckpointError(f"{place / 'discriminants.safetensors'} is damaged: it is not of {width} features.")
+        width = model.discriminants.matrix.shape[1]
+    if found != (len(model.class_names), width):
+        raise CheckpointError(
+            f"{place / 'head.safetensors'} is damaged: it is of {found[0]} classes and {found[1]} features; "
+            f"target.json names {len(model.class_names)} classes, and the layer {model.layer!r} has {width} features."
+        )
+    tensors, _ = model.head.to_state()
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise CheckpointError(f"{place / 'head.safetensors'} is damaged: it holds NaN or infinite numbers.")
 
 
 def _from_settings(place: Path, settings: Mapping[str, Any], backbone: Backbone) -> TargetModel:

@@ -6,6 +6,7 @@ looked for when asked for. What items are compared by is kept on disk, under a d
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from auxtasks import checkpoint
+from auxtasks.data.sealed import read_sealed, write_sealed
 from auxtasks.errors import CheckpointError, LeakError, TransferError
 from transfer.leaks import pixel_digest, text_digest
 from transfer.near_pictures import PictureSignatures, near_pictures, picture_signatures
@@ -28,8 +30,10 @@ __all__ = ["NearDuplicates", "find_near_duplicates"]
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Items: TypeAlias = Pixels | Sequence[str]
 
-VERSION = 1  # part of every key: raise it when the same items would get other signatures
+# Part of every key: raise it when the same items would get other signatures, or be kept in another way.
+VERSION = 2
 _MOST_EXAMPLES = 5
+_SIGNATURES = "signatures.safetensors"
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,12 @@ class NearDuplicates:
         test_items: how many items were looked for.
         noun: what the items are.
         measure: what the likeness is.
+
+    Example:
+        >>> seen = ["The old house stood near a river in the north ."]
+        >>> found: NearDuplicates = find_near_duplicates(seen, ["The old house stood by a river in the north ."])
+        >>> found.noun, found.test_items, len(found.pairs)
+        ('texts', 1, 1)
     """
 
     pairs: tuple[tuple[int, int, float], ...]
@@ -162,11 +172,17 @@ def _kept(key: str, compute: Callable[[], Mapping[str, Tensor]], folder: Path | 
         return compute()
     place = folder / key
     if place.is_dir():
-        try:
-            return checkpoint.read_tensors(place / "signatures.safetensors")
-        except CheckpointError:
-            pass  # damaged: computed anew, and replaced below
+        with contextlib.suppress(CheckpointError, OSError):  # damaged: computed anew, and replaced below
+            return _read(place)
     found = compute()
     with checkpoint.atomic_folder(place) as temporary:
-        checkpoint.write_tensors(temporary / "signatures.safetensors", found)
+        checkpoint.write_tensors(temporary / _SIGNATURES, found)
+        write_sealed(temporary / "manifest.json", {"sha256": checkpoint.file_digest(temporary / _SIGNATURES)})
     return found
+
+
+def _read(place: Path) -> Mapping[str, Tensor]:
+    file = place / _SIGNATURES
+    if read_sealed(place / "manifest.json").get("sha256") != checkpoint.file_digest(file):
+        raise CheckpointError(f"{file} does not hold what was written")
+    return checkpoint.read_tensors(file)

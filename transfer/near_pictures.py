@@ -37,6 +37,13 @@ class PictureSignatures:
     Attributes:
         hashes: (N,) uint64.
         thumbnails: (N, 32, 32) uint8, grey.
+
+    Example:
+        >>> pictures = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 1), dtype=np.uint8)
+        >>> told: PictureSignatures = picture_signatures(pictures)
+        >>> turned = picture_signatures(pictures[:, :, ::-1])
+        >>> told.thumbnails.shape, told.mirrored().hashes.tolist() == turned.hashes.tolist()
+        ((2, 32, 32), True)
     """
 
     hashes: npt.NDArray[np.uint64]

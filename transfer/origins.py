@@ -16,7 +16,15 @@ __all__ = ["mark_trained", "note_copy", "random_layers", "random_tensors"]
 
 
 def random_tensors(backbone: Backbone) -> frozenset[str]:
-    """Return the parameters and buffers that are as random as the builder left them, as far as is recorded."""
+    """Return the parameters and buffers that are as random as the builder left them, as far as is recorded.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> backbone = mlp(width=4, hidden=[8, 8])
+        >>> mark_trained(backbone, ["hidden1"])
+        >>> sorted(random_tensors(backbone))
+        ['1.0.bias', '1.0.weight']
+    """
     layers = _learnt(backbone)
     if "random" not in backbone.provenance:
         return frozenset() if backbone.provenance.get("pretrained_on") else frozenset(layers)
@@ -60,6 +68,14 @@ def note_copy(backbone: Backbone, copied: Collection[str], words: str, pretraine
         copied: names of its tensors, as in the library's module, that are now somebody's trained weights.
         words: how much came from where, a line.
         pretrained_on: what the weights were trained on, for a backbone that was not pretrained before.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> backbone = mlp(width=4, hidden=[8, 8])
+        >>> copied = [name for name, _ in backbone.parameters_of("hidden1")]
+        >>> note_copy(backbone, copied, "hidden1 of weights.npz", "digits")
+        >>> backbone.provenance
+        {'copied': ['hidden1 of weights.npz'], 'pretrained_on': 'digits', 'random': ['hidden2']}
     """
     still = random_tensors(backbone) - set(copied)
     backbone.provenance["copied"] = [*backbone.provenance.get("copied", []), words]

@@ -48,6 +48,12 @@ class WordDifferences:
     Attributes:
         texts: of the items.
         left, right: (N,) items of each pair.
+
+    Example:
+        >>> texts = ["good film", "bad film", "good plot"]
+        >>> differences = WordDifferences(texts, left=np.array([0, 1]), right=np.array([1, 2]))
+        >>> differences.weighed_on(np.array([0]))(np.array([0, 1])).shape
+        (2, 5)
     """
 
     texts: Sequence[str]
@@ -106,6 +112,13 @@ class RankSvmArm:
         seed: of the folds, and of the solver's order.
         validation: what strengths are compared on; None cross-validates.
 
+    Example:
+        >>> values = np.array([[0.0], [1.0], [2.0], [3.0]], np.float32)
+        >>> left, right = np.array([0, 3, 1, 2]), np.array([1, 2, 3, 0])
+        >>> arm = RankSvmArm(VectorDifferences(values, left, right), seed=0)
+        >>> arm.predict(np.array([0, 1]), np.array([1, 0]), np.array([2, 3]), shot=1, draw=0).classes.tolist()
+        [1, 0]
+
     Reference:
         Joachims, "Optimizing search engines using clickthrough data", KDD 2002.
     """
@@ -163,6 +176,12 @@ class LongerArm:
     Attributes:
         lengths: (items,) characters of each text.
         left, right: (N,) items of each pair.
+
+    Example:
+        >>> arm = LongerArm(np.array([4, 9, 2]), left=np.array([0, 1]), right=np.array([1, 2]))
+        >>> nothing = np.array([], np.int64)
+        >>> arm.predict(nothing, nothing, np.array([0, 1]), shot=1, draw=0).classes.tolist()
+        [0, 1]
     """
 
     lengths: Rows
@@ -181,6 +200,16 @@ def longer_arm(table: Table) -> LongerArm:
 
     Raises:
         TransferError: a table of anything else than pairs of texts.
+
+    Example:
+        >>> import datasets
+        >>> from auxtasks.data.pair_table import pair_table
+        >>> from auxtasks.data.ranking_sources import read_text_pairs
+        >>> from auxtasks.data.tokenizers import train_tokenizer
+        >>> pairs = datasets.Dataset.from_dict({"chosen": ["a b c", "b"], "rejected": ["b", "a a"]})
+        >>> queries = read_text_pairs(pairs, train_tokenizer(["a b c"], size=20), length=8)
+        >>> longer_arm(pair_table(queries, seed=0)).lengths.tolist()
+        [5, 1, 3]
     """
     if not isinstance(table, PairTable) or not isinstance(table.items, TextTable):
         of = f" of {item_noun(table.items)}" if isinstance(table, PairTable) else ""

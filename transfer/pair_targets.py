@@ -17,6 +17,15 @@ def check_pair_settings(*, metric: str, has_pretrained: bool, augments: bool) ->
 
     Raises:
         TransferError: says what, and why.
+
+    Example:
+        >>> check_pair_settings(metric="accuracy", has_pretrained=False, augments=False)
+        >>> check_pair_settings(metric="accuracy", has_pretrained=False, augments=True)
+        Traceback (most recent call last):
+            ...
+        auxtasks.errors.TransferError: the target holds pairs, which are trained on as they are: leave augment out.
+        >>> len(pair_notes("essays", fixed_test=True))
+        1
     """
     if metric != "accuracy":
         raise TransferError(

@@ -64,6 +64,14 @@ def save_picture(canvas: Canvas, path: Path) -> None:
 
     Raises:
         CheckpointError: when the disk is full or cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     grid = filter_grid(np.eye(4, dtype=np.float32).reshape(4, 1, 2, 2), columns=2)
+        ...     save_picture(grid, Path(folder) / "filters.png")
+        ...     print([path.name for path in Path(folder).iterdir()])
+        ['filters.png']
     """
     times = max(1, _LONGEST_SIDE // max(canvas.shape[:2]))
     picture = Image.fromarray(canvas.repeat(times, axis=0).repeat(times, axis=1))

@@ -112,6 +112,15 @@ def save_png(figure: Figure, path: Path) -> None:
 
     Raises:
         CheckpointError: when the disk is full or cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> curve = Curve("5 labels", x=[0, 1], mean=[50, 60], low=[45, 56], high=[55, 64])
+        >>> figure = depth_curve([Panel("digits", "accuracy (%)", [curve], x_ticks={0.0: "stage1", 1.0: "stage2"})])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_png(figure, Path(folder) / "depth.png")
+        ...     print([path.name for path in Path(folder).iterdir()])
+        ['depth.png']
     """
     picture = io.BytesIO()
     # Without the version of Matplotlib in it, the same figure is the same file.

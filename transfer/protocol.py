@@ -61,6 +61,11 @@ class Draw:
         number: of the draw, beginning with 0.
         support: shots to rows; a smaller number's rows are the first of a larger one's, class by class.
         test: rows that no number of shots uses, the same for all of them; with a fixed test set those, in every draw.
+
+    Example:
+        >>> draw: Draw = plan_draws([0, 0, 0, 1, 1, 1], Protocol(shots=(1, 2), draws=1))[0]
+        >>> draw.number, len(draw.support[2]), len(draw.test)
+        (0, 4, 2)
     """
 
     number: int

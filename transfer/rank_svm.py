@@ -110,6 +110,18 @@ def choose_rank_svm(trained: RankingTable, held_out: RankingTable | None, *, see
 
     Raises:
         TransferError: items that are pictures, or no two pairs.
+
+    Example:
+        >>> import datasets
+        >>> from auxtasks.data.feature_columns import encode_features
+        >>> from auxtasks.data.ranking_sources import read_lists
+        >>> rows = {"qid": [0, 0, 0, 1, 1], "grade": [0, 1, 2, 2, 0], "features": [[0.1], [1.0], [2.1], [1.9], [0.0]]}
+        >>> queries = read_lists(datasets.Dataset.from_dict(rows), items=encode_features)
+        >>> len(pair_rows(queries)[0])
+        4
+        >>> found: RankSVM = choose_rank_svm(queries, None)
+        >>> found.score(queries.items).argmax().item(), found.weights.shape
+        (2, (1,))
     """
     better, worse = pair_rows(trained, MOST_PAIRS, seed)
     used = np.unique(trained.places)

@@ -44,7 +44,16 @@ TEXT_STRENGTHS = (10.0, 1.0, 100.0)
 
 
 def raw_arm(table: Table, n_classes: int, seed: int, validation: Validation | None = None) -> Arm:
-    """Return the classical baseline for what a table holds; each says what it chooses on."""
+    """Return the classical baseline for what a table holds; each says what it chooses on.
+
+    Example:
+        >>> from auxtasks.data.feature_columns import feature_table_of
+        >>> values = np.array([[0.0, 1.0], [4.0, 0.0], [1.0, 1.0], [5.0, 0.0]], np.float32)
+        >>> table = feature_table_of(values, np.array([0, 1, 0, 1]), ("low", "high"), np.arange(4))
+        >>> arm = raw_arm(table, n_classes=2, seed=0)
+        >>> arm.predict(np.array([0, 1]), np.array([0, 1]), np.array([2, 3]), shot=1, draw=0).classes.tolist()
+        [0, 1]
+    """
     match table:
         case PairTable():
             return RankSvmArm(_raw_differences(table), seed, validation)
@@ -73,6 +82,11 @@ class VectorRawArm:
         n_classes: C.
         seed: of the folds.
         validation: see `FeatureArm`.
+
+    Example:
+        >>> arm = VectorRawArm(np.array([[0.0], [4.0], [1.0], [5.0]], np.float32), n_classes=2, seed=0)
+        >>> arm.predict(np.array([0, 1]), np.array([0, 1]), np.array([2, 3]), shot=1, draw=0).classes.tolist()
+        [0, 1]
     """
 
     values: Features
@@ -99,6 +113,12 @@ class PictureRawArm:
         n_classes: C.
         seed: of the folds.
         validation: see `FeatureArm`.
+
+    Example:
+        >>> pixels = np.random.default_rng(0).normal(size=(4, 16)).astype(np.float32)
+        >>> arm = PictureRawArm(pixels, n_classes=2, seed=0)
+        >>> arm.predict(np.array([0, 1]), np.array([0, 1]), np.array([0, 1]), shot=1, draw=0).classes.tolist()
+        [0, 1]
     """
 
     pixels: Features
@@ -119,6 +139,13 @@ def raw_features(table: ImageTable, side: int = RAW_SIDE) -> Features:
     """Return pictures as vectors (N, side * side * C), each with mean 0 and standard deviation 1.
 
     Normalised one by one, since the baseline shall not lose to a change of exposure alone.
+
+    Example:
+        >>> from auxtasks.data import decode_images, load_source
+        >>> source = load_source("builtin:drawn_faces", columns={"image": "image"}, options={"people": 2, "photos": 1})
+        >>> features = raw_features(decode_images(source, size=(32, 32), channels=1), side=8)
+        >>> features.shape, bool(np.abs(features.mean(axis=1)).max() < 1e-5)
+        ((2, 64), True)
     """
     small = np.stack([center(table.record(row)["image"], (side, side)) for row in range(len(table))])
     flat: Features = small.reshape(len(table), -1).astype(np.float32)
@@ -140,6 +167,11 @@ class TextRawArm:
         n_classes: C.
         seed: of the folds.
         validation: what strengths are compared on; None cross-validates.
+
+    Example:
+        >>> arm = TextRawArm(["a good film", "a bad film", "good", "so bad"], n_classes=2, seed=0)
+        >>> arm.predict(np.array([0, 1]), np.array([1, 0]), np.array([2, 3]), shot=1, draw=0).classes.tolist()
+        [1, 0]
 
     Reference:
         Salton and Buckley, "Term-weighting approaches in automatic text retrieval", 1988; Wang and Manning, "Baselines

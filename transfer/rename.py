@@ -113,13 +113,19 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True)
 class Renamed:
-    """A source's tensors under the target's names.
+    r"""A source's tensors under the target's names.
 
     Attributes:
         tensors: by the target's names, axes as the target has them.
         origin: for each of them the names in the source, several where parts were joined.
         left_out: names that a rule leaves out on purpose.
         unmatched: names that no rule matches; in `tensors` under their own names only if that was asked for.
+
+    Example:
+        >>> import torch
+        >>> renamed: Renamed = apply_rules({"conv1.w": torch.ones(2)}, [Rule(r"conv(\d)\.w", r"stage\1.weight")])
+        >>> list(renamed.tensors), renamed.origin, renamed.unmatched
+        (['stage1.weight'], {'stage1.weight': ('conv1.w',)}, ())
     """
 
     tensors: dict[str, Tensor]

@@ -40,6 +40,11 @@ class Replaced:
         before: how many outputs there were; None where there was no output layer.
         outputs: how many there are.
         random: names of the new parameters, which nobody has trained.
+
+    Example:
+        >>> replaced: Replaced = replace_output(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 10)), 3)
+        >>> replaced.names, replaced.before, replaced.outputs, replaced.random
+        (('1',), 10, 3, ('1.weight', '1.bias'))
     """
 
     names: tuple[str, ...]
@@ -145,6 +150,21 @@ def replace_head(model: TargetModel, class_names: Sequence[str], *, seed: int = 
 
     Raises:
         TransferError: fewer than two classes, or a name given twice.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> from auxtasks.data.feature_columns import feature_table_of
+        >>> from transfer.heads import build_head
+        >>> head = build_head("prototype").fit([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]], [0, 1], n_classes=2)
+        >>> network = mlp(width=2, hidden=[3])
+        >>> pets = TargetModel(network, "hidden1", "mean", False, head, ("cat", "dog"), decoded_size=None)
+        >>> birds = replace_head(pets, ["owl", "wren", "crow"])
+        >>> birds.class_names, birds.head_trained
+        (('owl', 'wren', 'crow'), False)
+        >>> values, labels = np.eye(3, 2, dtype=np.float32), np.arange(3)
+        >>> table = feature_table_of(values, labels, birds.class_names, np.arange(3))
+        >>> fit_head(birds, table).head_trained
+        True
     """
     names = tuple(class_names)
     if isinstance(class_names, str) or len(names) < 2 or len(set(names)) < len(names):

@@ -52,6 +52,11 @@ class TargetResults:
         metric: what the scores are; an "accuracy" is a fraction, "matthews" a correlation.
         higher_is_better: whether a higher score is a better one.
         unit: what a column of the tables is: "class", "item", ...
+
+    Example:
+        >>> scores = {"frozen": {1: [[0.6], [0.7]]}}
+        >>> TargetResults(scores, {"shots": [1], "draws": 2, "classes": 2}, unit="item").higher_is_better
+        True
     """
 
     arms: Mapping[str, Mapping[int, npt.ArrayLike]]
@@ -127,6 +132,17 @@ def write_report(report: Report, folder: str | Path) -> list[Path]:
 
     Raises:
         CheckpointError: when the disk is full or cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> arms = {"frozen": {5: [[0.9, 0.8], [0.8, 0.9]]}, "scratch": {5: [[0.5, 0.4], [0.4, 0.5]]}}
+        >>> protocol = {"shots": [5], "draws": 2, "classes": 2, "validation_labels": 0, "test_items": 40}
+        >>> report = build_report("demo", 0, {"digits": TargetResults(arms, protocol)})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     print(sorted(path.name for path in write_report(report, folder)))
+        ...     print(read_report(Path(folder) / "report.json").recipe)
+        ['learning_curve.png', 'report.json', 'report.md']
+        demo
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -157,7 +173,12 @@ def read_report(path: Path) -> Report:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that numbers depend on."""
+    """Return the versions of Python and of the packages that numbers depend on.
+
+    Example:
+        >>> {"python", "torch"} <= versions().keys()
+        True
+    """
     return _installed_versions()
 
 

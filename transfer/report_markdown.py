@@ -13,7 +13,15 @@ __all__ = ["render_markdown"]
 
 
 def render_markdown(report: Report) -> str:
-    """Return `report.md`: verdicts first, then scores, differences, depth, protocol, pretraining, cost and versions."""
+    """Return `report.md`: verdicts first, then scores, differences, depth, protocol, pretraining, cost and versions.
+
+    Example:
+        >>> from transfer.report import TargetResults, build_report
+        >>> arms = {"frozen": {5: [[0.9, 0.8], [0.8, 0.9]]}, "scratch": {5: [[0.5, 0.4], [0.4, 0.5]]}}
+        >>> protocol = {"shots": [5], "draws": 2, "classes": 2, "validation_labels": 0, "test_items": 40}
+        >>> print(render_markdown(build_report("demo", 0, {"digits": TargetResults(arms, protocol)})).splitlines()[0])
+        # Few-shot report: demo
+    """
     blocks = [f"# Few-shot report: {report.recipe}", *_verdict_section(report)]
     blocks.append("![Score against labels a class](learning_curve.png)")
     if any(target.depth for target in report.targets.values()):

@@ -15,7 +15,12 @@ _TITLES = {"matthews": "Matthews correlation"}
 
 
 def limits(metric: str) -> tuple[float, float]:
-    """Return the lowest and the highest value that a metric can have."""
+    """Return the lowest and the highest value that a metric can have.
+
+    Example:
+        >>> limits("accuracy"), limits("matthews")
+        ((0.0, 1.0), (-1.0, 1.0))
+    """
     if metric in FRACTION_METRICS:
         return (0.0, 1.0)
     return (-1.0, 1.0) if metric in _CORRELATIONS else (-math.inf, math.inf)
@@ -33,7 +38,14 @@ def metric_title(metric: str) -> str:
 
 @dataclass(frozen=True)
 class Gain:
-    """How much better the claimed arm is than a baseline: positive is better, whatever the metric."""
+    """How much better the claimed arm is than a baseline: positive is better, whatever the metric.
+
+    Example:
+        >>> from transfer.report_schema import EstimateEntry
+        >>> difference = EstimateEntry(mean=-0.02, ci95=(-0.03, -0.01), values=[-0.01, -0.03])
+        >>> Gain.of(difference, higher_is_better=False).is_above_zero
+        True
+    """
 
     mean: float
     ci95: tuple[float, float] | None
@@ -58,7 +70,17 @@ class Gain:
 
 @dataclass(frozen=True)
 class Units:
-    """How the numbers of a metric are written: fractions in per cent and points, others as they are."""
+    """How the numbers of a metric are written: fractions in per cent and points, others as they are.
+
+    Example:
+        >>> from transfer.report import TargetResults, build_report
+        >>> arms = {"frozen": {5: [[0.9, 0.8], [0.8, 0.9]]}}
+        >>> protocol = {"shots": [5], "draws": 2, "classes": 2, "validation_labels": 0, "test_items": 40}
+        >>> report = build_report("demo", 0, {"digits": TargetResults(arms, protocol)})
+        >>> units = Units.of(report.targets["digits"])
+        >>> units.value(0.8512), units.interval((0.8, 0.9))
+        ('85.1 %', '[80.0, 90.0]')
+    """
 
     factor: float
     digits: str

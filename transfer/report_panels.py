@@ -14,7 +14,17 @@ __all__ = ["arm_panels", "depth_panels"]
 
 
 def arm_panels(report: Report) -> list[plots.Panel]:
-    """Return scores against labels a class: a panel a target, a curve an arm."""
+    """Return scores against labels a class: a panel a target, a curve an arm.
+
+    Example:
+        >>> from transfer.report import TargetResults, build_report
+        >>> arms = {"frozen": {5: [[0.9, 0.8], [0.8, 0.9]]}, "scratch": {5: [[0.5, 0.4], [0.4, 0.5]]}}
+        >>> protocol = {"shots": [5], "draws": 2, "classes": 2, "validation_labels": 0, "test_items": 40}
+        >>> depth = {5: {"stage1": [[0.7, 0.6], [0.6, 0.7]], "stage2": [[0.9, 0.8], [0.8, 0.9]]}}
+        >>> report = build_report("demo", 0, {"digits": TargetResults(arms, protocol, depth=depth)})
+        >>> [panel.title for panel in arm_panels(report)], depth_panels(report)[0].x_ticks
+        (['digits'], {0.0: 'stage1', 1.0: 'stage2'})
+    """
     return [
         plots.Panel(
             title=name,

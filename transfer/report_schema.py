@@ -57,7 +57,12 @@ class _Open(BaseModel):
 
 
 class DepthEntry(_Checked):
-    """A mean and its 95 % interval, null where a single draw of a single unit leaves no spread to see."""
+    """A mean and its 95 % interval, null where a single draw of a single unit leaves no spread to see.
+
+    Example:
+        >>> DepthEntry(mean=0.85, ci95=None).mean
+        0.85
+    """
 
     mean: FiniteFloat
     ci95: tuple[FiniteFloat, FiniteFloat] | None
@@ -70,13 +75,24 @@ class DepthEntry(_Checked):
 
 
 class EstimateEntry(DepthEntry):
-    """A mean, its interval, and one value a label draw."""
+    """A mean, its interval, and one value a label draw.
+
+    Example:
+        >>> entry = EstimateEntry(mean=0.85, ci95=(0.8, 0.9), values=[0.83, 0.87])
+        >>> entry.model_dump(mode="json")
+        {'mean': 0.85, 'ci95': [0.8, 0.9], 'values': [0.83, 0.87]}
+    """
 
     values: list[FiniteFloat]
 
 
 class ChosenEntry(_Open):
-    """What was chosen before the test set was opened: the arm that is claimed, and its layer where it has one."""
+    """What was chosen before the test set was opened: the arm that is claimed, and its layer where it has one.
+
+    Example:
+        >>> ChosenEntry(arm="frozen", layer="stage4").layer
+        'stage4'
+    """
 
     arm: str
     layer: str | None = None
@@ -90,6 +106,12 @@ class CrossingEntry(_Checked):
         high: the arm for many.
         at: 0 where `high` is better at every number that was measured, null where it is not at the largest.
         ci95: over label draws, its ends as `at`; null for a single draw.
+
+    Example:
+        >>> from transfer.crossing import Crossing
+        >>> never = Crossing(low="frozen", high="finetuned", at=float("inf"), ci95=None, shots=(1, 5))
+        >>> print(CrossingEntry.of(never).at)
+        None
     """
 
     low: str
@@ -116,6 +138,10 @@ class Protocol(_Open):
         validation_labels: labels outside the support that choices used; 0 when all choices were made inside it.
         test_items: items that were scored.
         resampling: what the intervals resample.
+
+    Example:
+        >>> Protocol(shots=[1, 5], draws=10, classes=4, validation_labels=0, test_items=200, resampling="draws").classes
+        4
     """
 
     shots: list[Shot] = Field(min_length=1)
@@ -132,6 +158,15 @@ class TargetReport(_Checked):
 
     Failed runs and the crossing are derived from the draws' scores whenever they are asked for, and written with the
     rest: what a file says of them is not read back, and so cannot deny the scores.
+
+    Example:
+        >>> from transfer.report import TargetResults, build_report
+        >>> arms = {"frozen": {5: [[0.9, 0.8], [0.2, 0.3]]}}
+        >>> protocol = {"shots": [5], "draws": 2, "classes": 2, "validation_labels": 0, "test_items": 40}
+        >>> report: Report = build_report("demo", 0, {"digits": TargetResults(arms, protocol)})
+        >>> target: TargetReport = report.targets["digits"]
+        >>> target.chance, target.failed_runs["frozen"][5]
+        (0.5, 0.5)
     """
 
     metric: str
@@ -203,7 +238,12 @@ class TargetReport(_Checked):
 
 
 class Cost(_Open):
-    """What the run took; null where it was not measured."""
+    """What the run took; null where it was not measured.
+
+    Example:
+        >>> Cost(seconds=12.5, samples_per_second=800.0).seconds
+        12.5
+    """
 
     seconds: FiniteFloat | None = None
     samples_per_second: FiniteFloat | None = None

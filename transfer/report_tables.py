@@ -13,7 +13,23 @@ _NOT_RUN = "–"  # noqa: RUF001  # a dash, not a minus
 
 
 def arm_rows(target: TargetReport) -> Rows:
-    """Return one row an arm; the claimed arm of each number of shots stands out."""
+    """Return one row an arm; the claimed arm of each number of shots stands out.
+
+    Example:
+        >>> from transfer.report import TargetResults, build_report
+        >>> arms = {"frozen": {5: [[0.9, 0.8], [0.8, 0.9]]}, "scratch": {5: [[0.5, 0.4], [0.4, 0.5]]}}
+        >>> protocol = {"shots": [5], "draws": 2, "classes": 2, "validation_labels": 0, "test_items": 40}
+        >>> depth = {5: {"stage1": [[0.7, 0.6], [0.6, 0.7]], "stage2": [[0.9, 0.8], [0.8, 0.9]]}}
+        >>> chosen = {5: {"arm": "frozen", "layer": "stage2"}}
+        >>> results = TargetResults(arms, protocol, depth=depth, chosen=chosen)
+        >>> target = build_report("demo", 0, {"digits": results}).targets["digits"]
+        >>> [(name, cells[0][1]) for name, cells in arm_rows(target)]
+        [('frozen', True), ('scratch', False)]
+        >>> [(name, cells[0][1]) for name, cells in depth_rows(target)]
+        [('stage1', False), ('stage2', True)]
+        >>> len(paired_rows(target)), chosen_layer(target, 5)
+        (1, 'stage2')
+    """
     units = Units.of(target)
     return [
         (arm, [_cell(units, by_shot.get(shot), arm == claimed_arm(target, shot)) for shot in target.protocol.shots])

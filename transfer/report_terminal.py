@@ -26,7 +26,18 @@ _COLOURS: dict[Outcome, str] = {
 
 
 def print_report(report: Report, console: Console | None = None) -> None:
-    """Print verdicts and tables for a terminal."""
+    """Print verdicts and tables for a terminal.
+
+    Example:
+        >>> import io
+        >>> from transfer.report import TargetResults, build_report
+        >>> arms = {"frozen": {5: [[0.9, 0.8], [0.8, 0.9]]}, "scratch": {5: [[0.5, 0.4], [0.4, 0.5]]}}
+        >>> protocol = {"shots": [5], "draws": 2, "classes": 2, "validation_labels": 0, "test_items": 40}
+        >>> said = Console(file=io.StringIO(), width=100)
+        >>> print_report(build_report("demo", 0, {"digits": TargetResults(arms, protocol)}), said)
+        >>> "scratch" in said.file.getvalue()
+        True
+    """
     console = console or Console()
     console.print(Text(f"Few-shot report: {report.recipe}", style="bold"))
     found = verdicts(report)

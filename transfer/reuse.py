@@ -80,10 +80,7 @@ def reuse(
             raise TransferError('rules rename tensors; by="layer" does not look at names: leave the rules out.')
         renamed = _by_layer(found, target)
     else:
-        state: Mapping[str, Tensor | NDArray[Any]] = (
-            library_module(found).state_dict() if isinstance(found, nn.Module) else found
-        )
-        renamed = apply_rules(state, rules, keep_unmatched=keep_unmatched or not rules)
+        renamed = apply_rules(_state(found), rules, keep_unmatched=keep_unmatched or not rules)
     plan = plan_renamed(
         renamed, target, select=wanted, other_shapes=other_shapes, least_share=least_share, described_as=words
     )
@@ -93,7 +90,7 @@ def reuse(
 
 
 def plan_copy(
-    source: Mapping[str, Tensor | NDArray[Any]],
+    source: nn.Module | Mapping[str, Tensor | NDArray[Any]],
     target: nn.Module,
     *,
     select: Select | str = EVERYTHING,
@@ -106,7 +103,7 @@ def plan_copy(
     r"""Plan a copy by name; nothing is changed.
 
     Args:
-        source: tensors by name.
+        source: tensors by name, or the module that they are of.
         target: a backbone, whose tensors are named as in its library's module, or another module.
         select: what of the target may change; a text is a pattern, see `Select`.
         rules: rename the source's tensors and arrange their axes, see `apply_rules`.
@@ -126,7 +123,7 @@ def plan_copy(
         >>> plan.apply() is plan, torch.equal(target[0].weight, source.weight)
         (True, True)
     """
-    renamed = apply_rules(source, rules, keep_unmatched=keep_unmatched or not rules)
+    renamed = apply_rules(_state(source), rules, keep_unmatched=keep_unmatched or not rules)
     return plan_renamed(
         renamed,
         target,
@@ -134,6 +131,23 @@ def plan_copy(
         other_shapes=other_shapes,
         least_share=least_share,
         described_as=described_as,
+    )
+
+
+def _state(source: object) -> Mapping[str, Tensor | NDArray[Any]]:
+    """Return tensors by name.
+
+    Raises:
+        TransferError: they are of something else.
+    """
+    if isinstance(source, nn.Module):
+        found: Mapping[str, Tensor] = library_module(source).state_dict()
+        return found
+    if isinstance(source, Mapping):
+        return source
+    raise TransferError(
+        f"tensors are copied from a module or from tensors by name, such as a state dict; found "
+        f"{type(source).__name__}. A file or a folder is opened by reuse."
     )
 
 
@@ -146,7 +160,15 @@ def plan_renamed(
     least_share: float = 0.0,
     described_as: str = "a state dict",
 ) -> CopyPlan:
-    """Plan a copy of tensors that already have the target's names; see `plan_copy`."""
+    r"""Plan a copy of tensors that already have the target's names; see `plan_copy`.
+
+    Example:
+        >>> from transfer.rename import Rule, apply_rules
+        >>> source = {"0.w": torch.ones(3, 4)}
+        >>> plan = plan_renamed(apply_rules(source, [Rule(r"(\d)\.w", r"\1.weight")]), nn.Sequential(nn.Linear(4, 3)))
+        >>> plan.loaded, plan.missing
+        (('0.weight',), ('0.bias',))
+    """
     if not 0 <= least_share <= 1:
         raise TransferError(f"least_share is a share of parameters from 0 to 1; found {least_share}.")
     if other_shapes not in ("error", "skip"):

@@ -18,6 +18,7 @@ from auxtasks.data.rankings import ItemTable
 from auxtasks.errors import CheckpointError, DataError
 from auxtasks.features.extract import extract, feature_widths
 from transfer.model import PredictedItem, table_of_items
+from transfer.model_settings import check_layer
 
 __all__ = ["Scorer"]
 
@@ -101,14 +102,14 @@ class Scorer:
         """
         place = Path(folder)
         if (place / "scorer.json").is_file():
-            facts = checkpoint.read_json(place / "scorer.json")
+            facts: Any = checkpoint.read_object(place / "scorer.json")
             if facts.get("schema") != checkpoint.SCHEMA_VERSION:
                 raise CheckpointError(
                     f"{place} has schema {facts.get('schema')}; this version reads schema {checkpoint.SCHEMA_VERSION}."
                 )
             weights = checkpoint.read_tensors(place / "weights.safetensors").get("weights")
         elif (place / "task" / "config.json").is_file():
-            config = checkpoint.read_json(place / "task" / "config.json")
+            config = checkpoint.read_object(place / "task" / "config.json")
             facts = config.get("scorer")
             if facts is None:
                 raise CheckpointError(
@@ -117,9 +118,14 @@ class Scorer:
             weights = checkpoint.read_tensors(place / "task" / "model.safetensors").get("scorer.weight")
         else:
             raise CheckpointError(f"{place} holds no scorer: expected scorer.json, or a checkpoint of a ranking task.")
-        if weights is None or not {"layer", "pool"} <= facts.keys():
+        if weights is None or not isinstance(facts, dict) or not {"layer", "pool"} <= facts.keys():
             raise CheckpointError(f"{place} is damaged: the scorer's weights, layer or pooling are not there.")
         backbone = Backbone.from_pretrained(place / "backbone")
-        return cls(
-            backbone, facts["layer"], facts["pool"], weights.double().reshape(-1).numpy(), facts.get("facts", {})
-        )
+        check_layer(facts["layer"], facts["pool"], backbone, place)
+        about = facts.get("facts", {})
+        if not isinstance(about, dict) or weights.is_complex() or not bool(weights.isfinite().all()):
+            raise CheckpointError(f"{place} is damaged: the scorer's facts or weights are not what `save` writes.")
+        try:
+            return cls(backbone, facts["layer"], facts["pool"], weights.double().reshape(-1).numpy(), about)
+        except DataError as error:
+            raise CheckpointError(f"{place} is damaged: {error}") from error

@@ -63,6 +63,13 @@ def check_metric(metric: str, n_classes: int, *, fixed_test: bool) -> None:
 
     Raises:
         TransferError: an unknown metric, Matthews correlation of more than two classes or without a fixed test set.
+
+    Example:
+        >>> check_metric("accuracy", n_classes=5, fixed_test=False)
+        >>> check_metric("matthews", n_classes=5, fixed_test=True)
+        Traceback (most recent call last):
+            ...
+        auxtasks.errors.TransferError: the Matthews correlation is for two classes, the target has 5: use accuracy.
     """
     _check_known(metric)
     if metric == "matthews" and n_classes != 2:

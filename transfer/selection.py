@@ -26,6 +26,10 @@ class CandidateScore:
         head: name in `HEADS`.
         options: of the head.
         score: share of the support's items that were classified rightly while held out.
+
+    Example:
+        >>> CandidateScore("stage3", "ridge", {"alpha": 1.0}, score=0.9).score
+        0.9
     """
 
     layer: str
@@ -44,6 +48,12 @@ class Choice:
         options: of the head.
         score: cross-validated accuracy of the choice; the best of many, so too high as an estimate of accuracy.
         table: all candidates, in the order in which they were tried.
+
+    Example:
+        >>> support = {"low": [[0.0, 1.0], [0.1, 1.0], [1.0, 0.0], [1.0, 0.1]]}
+        >>> choice: Choice = select_by_cross_validation(support, [0, 0, 1, 1], [("ridge", {"alpha": 1.0})])
+        >>> choice.layer, choice.build().alpha, len(choice.table)
+        ('low', 1.0, 1)
     """
 
     layer: str
@@ -118,6 +128,11 @@ def stratified_folds(labels: IntArray, folds: int, seed: int) -> IntArray:
 
     Raises:
         TransferError: a class with one item only.
+
+    Example:
+        >>> fold_of = stratified_folds(np.array([0, 0, 0, 1, 1, 1]), folds=3, seed=0)
+        >>> sorted(fold_of[:3].tolist()), sorted(fold_of[3:].tolist())
+        ([0, 1, 2], [0, 1, 2])
     """
     counts = np.bincount(labels)
     rarest = int(counts.min())

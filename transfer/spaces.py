@@ -44,6 +44,10 @@ class Metric:
     Attributes:
         components, shrinkage: see `fit_discriminants`.
         pictures: about so many of the pretraining data are enough; features of millions would not fit.
+
+    Example:
+        >>> Metric(components=64).shrinkage
+        1.0
     """
 
     components: int = 256
@@ -94,6 +98,17 @@ def feature_spaces(
         mirror: see `extract`.
         pretrained: see `Pretrained`; None leaves proxy and discriminants out.
         metric: None leaves the discriminants out.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> from auxtasks.data.feature_columns import feature_table_of
+        >>> table = feature_table_of(np.ones((6, 3), np.float32), np.arange(6) % 2, ("low", "high"), np.arange(6))
+        >>> network = mlp(width=3, hidden=[4, 5])
+        >>> offered = Pretrained(trained=table, held_out=table)
+        >>> pools, cache = default_pools(network), FeatureCache()
+        >>> found: Spaces = feature_spaces(network, table, pools, cache, mirror=False, pretrained=offered, metric=None)
+        >>> {name: values.shape for name, values in found.target.items()}, found.proxy is not None
+        ({'hidden1': (6, 4), 'hidden2': (6, 5)}, True)
     """
     found: dict[str, Discriminants] = {}
     notes: list[str] = []

@@ -39,6 +39,11 @@ class Estimate:
         mean: mean over all cells that are not NaN.
         ci95: low and high end, in the unit of the mean; None for a single cell, which says nothing about spread.
         values: mean over the units, one a draw (seed by seed when there are several).
+
+    Example:
+        >>> found: Estimate = interval([[0.5, 0.75], [0.75, 1.0]])
+        >>> found.mean, found.values
+        (0.75, (0.625, 0.875))
     """
 
     mean: float

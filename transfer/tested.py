@@ -30,6 +30,20 @@ class Tested:
         items: of the target.
         metric: one of `transfer.scores.METRICS`.
         unit: what is resampled beside the draws.
+
+    Example:
+        >>> from auxtasks.data.feature_columns import feature_table_of
+        >>> from transfer.items import gather_items
+        >>> from transfer.protocol import plan_draws
+        >>> table = feature_table_of(np.eye(6, dtype=np.float32), np.arange(6) % 2, ("even", "odd"), np.arange(6))
+        >>> protocol, items = Protocol(shots=(1,), draws=1), gather_items(table, None)
+        >>> draws = plan_draws(table.labels, protocol, table.class_names)
+        >>> tested = Tested(draws, items, "accuracy", resampled_unit(items, protocol))
+        >>> right = Prediction(table.labels[draws[0].test])
+        >>> float(np.nanmean(tested.scores({1: [right]})[1]))
+        1.0
+        >>> describe_protocol(protocol, tested, "by default")["draws"]
+        1
     """
 
     draws: Sequence[Draw]

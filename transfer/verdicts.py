@@ -55,7 +55,21 @@ class Verdict:
 
 
 def verdicts(report: Report) -> list[Verdict]:
-    """Return one verdict a target and number of labels, in the report's order."""
+    """Return one verdict a target and number of labels, in the report's order.
+
+    Example:
+        >>> from transfer.report import TargetResults, build_report
+        >>> arms = {"frozen": {5: [[0.9, 0.8], [0.8, 0.9]]}, "scratch": {5: [[0.5, 0.4], [0.4, 0.5]]}}
+        >>> protocol = {"shots": [5], "draws": 2, "classes": 2, "validation_labels": 0, "test_items": 40}
+        >>> report = build_report("demo", 0, {"digits": TargetResults(arms, protocol)})
+        >>> found: Verdict = verdicts(report)[0]
+        >>> found.outcome, claimed_arm(report.targets["digits"], 5), spell_labels(report.targets["digits"], 5)
+        ('helps', 'frozen', '5 labels a class (10 in all)')
+        >>> found.headline.partition(", by")[0]
+        '5 labels a class (10 in all): pretraining helps'
+        >>> backbone_remark(report).partition(":")[0]
+        'The verdicts hold for this backbone'
+    """
     return [
         _verdict(name, target, shot, report.pretraining_seeds)
         for name, target in report.targets.items()
@@ -91,7 +105,21 @@ def spell_labels(target: TargetReport, shot: int) -> str:
 
 
 def crossing_sentence(target: TargetReport) -> str:
-    """Say from how many labels on fine-tuning beats the frozen network, or that it cannot be told; "" without both."""
+    """Say from how many labels on fine-tuning beats the frozen network, or that it cannot be told; "" without both.
+
+    Example:
+        >>> from transfer.report import TargetResults, build_report
+        >>> arms = {
+        ...     "frozen": {1: [[0.6, 0.6], [0.6, 0.7]], 5: [[0.7, 0.7], [0.7, 0.7]]},
+        ...     "finetuned": {1: [[0.4, 0.5], [0.5, 0.5]], 5: [[0.9, 0.8], [0.9, 0.9]]},
+        ... }
+        >>> protocol = {"shots": [1, 5], "draws": 2, "classes": 2, "validation_labels": 0, "test_items": 40}
+        >>> target = build_report("demo", 0, {"digits": TargetResults(arms, protocol)}).targets["digits"]
+        >>> crossing_sentence(target).partition(" (")[0]
+        'frozen is better below about 2.1 labels a class'
+        >>> failed_sentences(target)[0]
+        'finetuned: 100 % of the draws at 1 label a class are not above chance (50.0 %)'
+    """
     found = target.crossing
     if found is None:
         return ""

@@ -7,6 +7,8 @@ import importlib
 import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -14,31 +16,45 @@ from rich.console import Console
 from trust.proof import Proof, as_table
 
 # In the order of the table.
-SECTIONS = ("processes", "resumes", "kills", "bad_input", "security", "model_scale", "data_scale")
+SECTIONS = ("processes", "resumes", "kills", "bad_input", "security", "model_scale", "data_scale", "mutations")
 
 
-def prove_sections(names: list[str], *, full: bool) -> list[Proof]:
+def prove_sections(names: Sequence[str], *, full: bool) -> list[Proof]:
     """Run sections one after the other, telling what each found as soon as it is known."""
     proofs: list[Proof] = []
     for name in names:
         began = time.perf_counter()
-        with tempfile.TemporaryDirectory(prefix=f"trust-{name}-") as folder:
-            for proof in importlib.import_module(f"trust.{name}").prove(Path(folder), full=full):
-                proofs.append(proof)
-                print(f"{name}: {proof.tried}: {proof.times:,} tried, {len(proof.failures)} failed. {proof.result}")
-                for failure in proof.failures:
-                    print(f"  {failure}")
-                sys.stdout.flush()
+        for proof in _proofs_of(name, full=full):
+            proofs.append(proof)
+            _tell(name, proof)
         print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
     return proofs
 
 
-def main() -> int:
-    """Return 0 if all held, 1 if not."""
+def _proofs_of(name: str, *, full: bool) -> Iterator[Proof]:
+    """Yield what a section proves; an error of its own is a failure like any other, and ends this section only."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=f"trust-{name}-") as folder:
+            yield from importlib.import_module(f"trust.{name}").prove(Path(folder), full=full)
+    except Exception as error:  # whatever it is: the other sections are tried all the same, and the table is printed
+        traceback.print_exc()
+        words = str(error).strip().splitlines()
+        yield Proof(name, "the section, to its end", 1, (f"{type(error).__name__}: {words[0] if words else ''}",))
+
+
+def _tell(name: str, proof: Proof) -> None:
+    print(f"{name}: {proof.tried}: {proof.times:,} tried, {len(proof.failures)} failed. {proof.result}".rstrip())
+    for failure in proof.failures:
+        print(f"  {failure}")
+    sys.stdout.flush()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Try sections, and print the table; return 0 if all held, 1 if not."""
     parser = argparse.ArgumentParser(prog="python -m trust", description=__doc__)
     parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"some of {', '.join(SECTIONS)}; all by default")
     parser.add_argument("--small", action="store_true", help="as often as the tests do, not as often as a proof needs")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     if unknown := sorted(set(asked.sections) - set(SECTIONS)):
         parser.error(f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
     proofs = prove_sections(asked.sections or list(SECTIONS), full=not asked.small)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from rich.markup import escape
 from rich.table import Table
 
 __all__ = ["Proof", "as_table"]
@@ -45,6 +46,11 @@ def as_table(proofs: Sequence[Proof]) -> Table:
     table = Table("part", "what was tried", "times", "failed", "result", title="Trust")
     table.columns[2].justify = table.columns[3].justify = "right"
     for proof in proofs:
-        failed = f"[red]{len(proof.failures)}[/red]" if proof.failures else "0"
-        table.add_row(proof.part, proof.tried, f"{proof.times:,}", failed, proof.result)
+        table.add_row(proof.part, escape(proof.tried), f"{proof.times:,}", _failed(proof), escape(proof.result))
     return table
+
+
+def _failed(proof: Proof) -> str:
+    if proof.holds:
+        return "0"
+    return f"[red]{len(proof.failures) or 'not tried'}[/red]"

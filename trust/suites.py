@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 import tempfile
@@ -9,11 +10,64 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
+from trust import ROOT
 from trust.proof import Proof
 
-__all__ = ["count"]
+__all__ = ["Outcome", "count", "run_tests"]
 
-ROOT = Path(__file__).parent.parent
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a call of pytest left.
+
+    Attributes:
+        cases: the cases that ran, as its report has them; not those that were skipped.
+        failed: names of those that failed, and why; of a call that ran none, its last words.
+    """
+
+    cases: list[ElementTree.Element]
+    failed: list[str]
+
+    def recorded(self, name: str) -> list[float]:
+        """Return what cases have recorded under a name."""
+        found = [entry for case in self.cases for entry in case.iter("property") if entry.get("name") == name]
+        return [float(entry.get("value", "")) for entry in found]
+
+
+def run_tests(
+    tests: Sequence[str],
+    *,
+    extra: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+    root: Path = ROOT,
+) -> Outcome:
+    """Run test files in a process of their own.
+
+    Args:
+        tests: files or names of tests, as pytest takes them.
+        extra: arguments for pytest, such as ``-k``.
+        environment: of the tests; None inherits this process's.
+        root: of the code.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        # The older family of reports holds what a case has recorded of itself.
+        plain = ["-q", "-p", "no:cacheprovider", "-o", "junit_family=xunit1", f"--junitxml={report}"]
+        command = [sys.executable, "-m", "pytest", *plain, *extra, *tests]
+        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+        every = list(ElementTree.parse(report).iter("testcase")) if report.is_file() else []
+    cases = [case for case in every if case.find("skipped") is None]
+    failed = [f"{case.get('classname')}.{case.get('name')}: {why}" for case in cases if (why := _why_failed(case))]
+    if not failed and (done.returncode or not cases):
+        failed = [f"pytest ended with exit code {done.returncode}: {(done.stdout + done.stderr)[-500:]}"]
+    return Outcome(cases, failed)
+
+
+def _why_failed(case: ElementTree.Element) -> str:
+    """Return the first line of what a case failed with; nothing if it did not fail."""
+    problems = [found for kind in ("failure", "error") if (found := case.find(kind)) is not None]
+    lines = (problems[0].get("message") or "it says nothing").splitlines() if problems else [""]
+    return lines[0][:200]
 
 
 def count(
@@ -31,46 +85,9 @@ def count(
 
     Args:
         part, tried: see `Proof`.
-        tests: files or names of tests, as pytest takes them.
-        extra: arguments for pytest, such as ``-k``.
-        environment: of the tests; None inherits this process's.
+        tests, extra, environment: see `run_tests`.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            f"--junitxml={report}",
-            *extra,
-            *tests,
-        ]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-        if not report.is_file():
-            return Proof(part, tried, 0, (f"pytest ended with exit code {done.returncode}: {done.stdout[-500:]}",))
-        cases = list(ElementTree.parse(report).iter("testcase"))
-    return _proof(part, tried, cases)
-
-
-def _proof(part: str, tried: str, cases: Sequence[ElementTree.Element]) -> Proof:
-    run = [case for case in cases if case.find("skipped") is None]
-    failed = [
-        f"{case.get('classname')}.{case.get('name')}"
-        for case in run
-        if case.find("failure") is not None or case.find("error") is not None
-    ]
-    differences = _recorded(run, "largest_difference")
+    outcome = run_tests(tests, extra=extra, environment=environment)
+    differences, inputs = outcome.recorded("largest_difference"), outcome.recorded("inputs")
     result = f"largest relative difference {max(differences):.1e}" if differences else ""
-    inputs = _recorded(run, "inputs")
-    # A case that recorded a number of inputs counts as so many.
-    return Proof(part, tried, len(run) - len(inputs) + int(sum(inputs)), tuple(failed), result)
-
-
-def _recorded(cases: Sequence[ElementTree.Element], name: str) -> list[float]:
-    """Return what cases have recorded under a name."""
-    return [
-        float(entry.get("value", "")) for case in cases for entry in case.iter("property") if entry.get("name") == name
-    ]
+    return Proof(part, tried, len(outcome.cases) - len(inputs) + int(sum(inputs)), tuple(outcome.failed), result)

@@ -8,7 +8,6 @@ Legend for shapes: B batch, C channels, H height, W width, T tokens, D features.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,9 +17,11 @@ import torch
 from torch import nn
 
 from auxtasks import checkpoint
+from auxtasks.backbones.description import Family, read_description
 from auxtasks.backbones.input_spec import InputSpec
 from auxtasks.backbones.model_card import library_card, model_card
 from auxtasks.backbones.pooling import Pool, pool_layer
+from auxtasks.backbones.recomputing import apply_recomputed
 from auxtasks.backbones.stages import Crossing, Part, Reader, Stage, owned_modules, owned_parameters
 from auxtasks.backbones.tokenizer import has_tokenizer, read_tokenizer
 from auxtasks.errors import BackboneError, CheckpointError, LayerError, did_you_mean
@@ -28,15 +29,7 @@ from auxtasks.errors import BackboneError, CheckpointError, LayerError, did_you_
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Backbone", "Family", "builders", "check_positive", "register"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """How a backbone is rebuilt from a folder: the family's name and the builder's arguments (JSON values)."""
-
-    name: str
-    arguments: Mapping[str, Any]
+__all__ = ["Backbone", "builders", "check_positive", "register"]
 
 
 P = ParamSpec("P")
@@ -45,7 +38,13 @@ _BUILDERS: dict[str, Callable[..., Backbone]] = {}
 
 
 def register(name: str) -> Callable[[Callable[P, Backbone]], Callable[P, Backbone]]:
-    """Enter a family's builder in the closed table that `Backbone.from_pretrained` and recipes read."""
+    """Enter a family's builder in the closed table that `Backbone.from_pretrained` and recipes read.
+
+    Example:
+        >>> enter = register("my_family")  # a decorator: the builder below it gets the name
+        >>> "my_family" in builders()  # nothing was below it
+        False
+    """
 
     def enter(builder: Callable[P, Backbone]) -> Callable[P, Backbone]:
         _BUILDERS[name] = builder
@@ -55,7 +54,16 @@ def register(name: str) -> Callable[[Callable[P, Backbone]], Callable[P, Backbon
 
 
 def builders() -> Mapping[str, Callable[..., Backbone]]:
-    """Return the table of families by name."""
+    """Return the table of families by name.
+
+    Example:
+        >>> from auxtasks import backbones  # the families enter their builders
+        >>> {"mlp", "convnet", "timm", "transformers"} <= set(builders())
+        True
+        >>> family = builders()["mlp"](width=4, hidden=[3]).family
+        >>> family.name, family.arguments["hidden"]
+        ('mlp', [3])
+    """
     return dict(_BUILDERS)
 
 
@@ -71,6 +79,9 @@ class Backbone(nn.Module):
         prefix_tokens: leading tokens of a transformer's layers that are no positions.
         tokenizer: what text is turned into the backbone's token ids with; saved with it.
         library_config: what the library itself reads from ``config.json``, for folders that it can load.
+
+    Attributes:
+        recomputes: in training, whether a stage keeps its input alone; see `apply_recomputed`.
 
     Example:
         >>> import torch
@@ -103,6 +114,7 @@ class Backbone(nn.Module):
         self.prefix_tokens = prefix_tokens
         self.tokenizer = tokenizer
         self.provenance: dict[str, Any] = {}
+        self.recomputes = False
         self._reader = reader
         self._library_config = library_config
         self._frozen: frozenset[str] = frozenset()
@@ -190,8 +202,9 @@ class Backbone(nn.Module):
             outputs = self._reader(self.module, x, wanted)
             return {name: self._pooled(outputs[name], pool) for name in wanted}
         kept: dict[str, Any] = {}
+        recomputes = self.recomputes and self.training and torch.is_grad_enabled()
         for stage in self.stages[: deepest + 1]:
-            x = stage.apply(self.module, x)
+            x = apply_recomputed(stage, self.module, x) if recomputes else stage.apply(self.module, x)
             if stage.name in wanted:
                 kept[stage.name] = self._pooled(x, pool)
         return {name: kept[name] for name in wanted}
@@ -327,38 +340,29 @@ class Backbone(nn.Module):
         Raises:
             CheckpointError: a file is missing, damaged, or of a newer schema, the builder does not take what
                 config.json says, the weights do not fit the module, or the tokenizer cannot be read.
+
+        Example:
+            >>> import tempfile
+            >>> from auxtasks.backbones import mlp
+            >>> saved = mlp(width=4, hidden=[3])
+            >>> place = saved.save_pretrained(Path(tempfile.mkdtemp()) / "saved", pretrained_on="ten numbers")
+            >>> backbone = Backbone.from_pretrained(place)
+            >>> backbone.layer_names, backbone.provenance["pretrained_on"]
+            (('hidden1',), 'ten numbers')
         """
         place = Path(folder)
-        if not place.is_dir():
-            raise CheckpointError(
-                f"{place} is not a folder. A backbone is a folder with config.json and model.safetensors."
-            )
-        manifest = checkpoint.read_json(place / "manifest.json")
-        if manifest.get("schema") != checkpoint.SCHEMA_VERSION:
-            raise CheckpointError(
-                f"{place} has schema {manifest.get('schema')}; this version of auxtasks reads schema "
-                f"{checkpoint.SCHEMA_VERSION}."
-            )
-        config = checkpoint.read_json(place / "config.json")
-        if config.get("family") not in _BUILDERS:
-            raise CheckpointError(
-                f"{place} holds family {config.get('family')!r}; known are {', '.join(sorted(_BUILDERS))}."
-            )
+        manifest, config = read_description(place, known=_BUILDERS)
         try:
             backbone = _BUILDERS[config["family"]](**config["arguments"])
-        except (KeyError, TypeError, BackboneError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, OverflowError, MemoryError, OSError) as error:
             raise CheckpointError(f"{place}/config.json does not describe a {config['family']}: {error}.") from error
         state = checkpoint.read_tensors(place / "model.safetensors")
         checkpoint.load_strictly(backbone.module, state, place)
-        if "weights_digest" not in manifest:
-            raise CheckpointError(
-                f"{place}/manifest.json is damaged: it has no weights_digest to check the weights by."
-            )
         if checkpoint.tensors_digest(state) != manifest["weights_digest"]:
             raise CheckpointError(
                 f"{place}/model.safetensors does not match the digest in manifest.json: it was changed."
             )
-        backbone.provenance = manifest.get("provenance", {})
+        backbone.provenance = manifest["provenance"]
         if has_tokenizer(place):
             try:
                 backbone.tokenizer = read_tokenizer(place)
@@ -372,6 +376,13 @@ def check_positive(**values: int) -> None:
 
     Raises:
         BackboneError: names the argument and its value.
+
+    Example:
+        >>> check_positive(width=4)
+        >>> check_positive(width=0)
+        Traceback (most recent call last):
+            ...
+        auxtasks.errors.BackboneError: width must be at least 1, found 0.
     """
     for name, value in values.items():
         if value < 1:

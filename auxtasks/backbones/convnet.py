@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from auxtasks.backbones.base import Backbone, Family, check_positive, register
+from auxtasks.backbones.base import Backbone, check_positive, register
+from auxtasks.backbones.description import Family
 from auxtasks.backbones.input_spec import InputSpec
 from auxtasks.backbones.pooling import GRID, pool_layer
 from auxtasks.backbones.stages import Stage
@@ -57,6 +58,11 @@ class ConvNet(nn.Module):
         blocks: residual blocks of each stage.
         embedding: width of the last layer.
         dropout: share of the grid's values that are dropped in training.
+
+    Example:
+        >>> network = ConvNet(channels=1, widths=[8, 16], blocks=[1, 1], embedding=4, dropout=0.0)
+        >>> tuple(network(torch.zeros(2, 1, 16, 16)).shape)
+        (2, 4)
     """
 
     def __init__(

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from auxtasks.backbones.base import Backbone, Family, register
+from auxtasks.backbones.base import Backbone, register
+from auxtasks.backbones.description import Family
 from auxtasks.backbones.input_spec import InputSpec
 from auxtasks.backbones.published_files import fetched
 from auxtasks.backbones.stages import Stage, apply_in_turn

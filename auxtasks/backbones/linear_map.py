@@ -31,6 +31,12 @@ class LinearMap:
         module: holds W and c.
         activation: its name.
         shape: of what goes in, without the batch: (D,) for a dense layer, whatever comes is flattened; (C, H, W).
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> layer: LinearMap = linear_map(mlp(width=2, hidden=[3], activation="sigmoid"), "hidden1")
+        >>> layer.shape, tuple(layer.up(torch.ones(5, 2)).shape), tuple(layer.down(torch.ones(5, 3)).shape)
+        ((2,), (5, 3), (5, 2))
     """
 
     module: nn.Linear | nn.Conv2d
@@ -110,6 +116,12 @@ def input_shape(backbone: Backbone, layer: str) -> tuple[int, ...]:
 
     Raises:
         LayerError: no such layer, or a backbone that cannot be cut.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> backbone = mlp(width=2, hidden=[3, 4], activation="sigmoid")
+        >>> input_shape(backbone, "hidden1"), input_shape(backbone, "hidden2")
+        ((2,), (3,))
     """
     position = backbone.position(layer)
     lower = backbone.lower(layer)  # refuses a backbone that cannot be cut

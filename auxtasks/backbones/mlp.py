@@ -9,7 +9,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from auxtasks.backbones.base import Backbone, Family, check_positive, register
+from auxtasks.backbones.base import Backbone, check_positive, register
+from auxtasks.backbones.description import Family
 from auxtasks.backbones.input_spec import InputSpec
 from auxtasks.backbones.stages import Stage
 from auxtasks.errors import BackboneError

@@ -20,6 +20,14 @@ def model_card(family: str, input: InputSpec, manifest: Mapping[str, Any]) -> st
         family: its name.
         input: what the backbone takes.
         manifest: as it is saved beside the card.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> network = mlp(width=4, hidden=[3])
+        >>> layers, origin = [{"name": "hidden1", "dim": 3}], {"pretrained_on": "digits"}
+        >>> manifest = {"provenance": origin, "layers": layers, "parameters": 15}
+        >>> model_card("mlp", network.input, manifest).splitlines()[2]
+        '15 parameters. Input: features of shape (4,).'
     """
     provenance = manifest["provenance"]
     layers = "\n".join(f"| {layer['name']} | {layer['dim']} |" for layer in manifest["layers"])
@@ -35,7 +43,13 @@ def model_card(family: str, input: InputSpec, manifest: Mapping[str, Any]) -> st
 
 
 def library_card(module: nn.Module, *, has_tokenizer: bool) -> str:
-    """Show how transformers itself loads the folder of a module of its own."""
+    """Show how transformers itself loads the folder of a module of its own.
+
+    Example:
+        >>> from torch import nn
+        >>> "AutoTokenizer" in library_card(nn.Linear(1, 1), has_tokenizer=True)
+        True
+    """
     has_pooler = "add_pooling_layer" in inspect.signature(type(module)).parameters
     pooler = ", add_pooling_layer=False" if has_pooler else ""
     names, tokenizer = "AutoModel", ""

@@ -45,6 +45,15 @@ def fetched(url: str, folder: Path | None = None) -> Path:
 
     Raises:
         BackboneError: it could not be downloaded, or not as it was published; says where to put it by hand.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = (Path(folder) / "weights-0a1b2c3d.pth").write_bytes(b"put there by hand")
+        ...     print(fetched("https://example.org/weights-0a1b2c3d.pth", Path(folder)).name)
+        weights-0a1b2c3d.pth
+        >>> checkpoints_folder().name
+        'checkpoints'
     """
     path = (folder or checkpoints_folder()) / url.rpartition("/")[2]
     if path.is_file():

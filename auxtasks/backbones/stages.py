@@ -25,6 +25,17 @@ class Stage:
         dim: width of the layer's output: channels of an image layer, D of tokens or vectors.
         apply: computes the stage from the library's module and what crosses the cut below. A plain function, never a
             closure over a module: a deep copy of the backbone must compute with its own weights.
+
+    Example:
+        >>> import torch
+        >>> module = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+        >>> hidden = Stage("hidden", ("0", "1"), 3, lambda whole, x: whole[1](whole[0](x)))
+        >>> tuple(Part(module, [hidden])(torch.ones(4, 2)).shape)
+        (4, 3)
+        >>> [name for name, _ in owned_parameters(module, hidden.owns)]
+        ['0.weight', '0.bias']
+        >>> [type(found).__name__ for found in owned_modules(module, hidden.owns)]
+        ['Linear', 'ReLU']
     """
 
     name: str

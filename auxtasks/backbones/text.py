@@ -19,7 +19,15 @@ Ids = NDArray[np.int32]
 
 
 class TokenBatch(NamedTuple):
-    """Token ids (B, T), int64, and which of them are tokens (B, T), bool; the others are padding."""
+    """Token ids (B, T), int64, and which of them are tokens (B, T), bool; the others are padding.
+
+    Example:
+        >>> import torch
+        >>> ids = torch.tensor([[2, 7, 3], [2, 3, 0]])  # 0 is padding here
+        >>> batch = TokenBatch(ids, ids != 0)
+        >>> batch.mask.sum(dim=1).tolist()
+        [3, 2]
+    """
 
     ids: Tensor
     mask: Tensor
@@ -29,6 +37,12 @@ class TextState(NamedTuple):
     """What crosses a cut: hidden states (B, T, D) and which positions are tokens (B, T), bool.
 
     Attention masks, rotary and position terms are rebuilt from the mask by whoever needs them, never stored.
+
+    Example:
+        >>> import torch
+        >>> state = TextState(torch.zeros(2, 3, 8), torch.ones(2, 3, dtype=torch.bool))
+        >>> tuple(state.hidden.shape)
+        (2, 3, 8)
     """
 
     hidden: Tensor

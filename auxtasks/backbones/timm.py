@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from auxtasks.backbones.base import Backbone, Family, check_positive, register
+from auxtasks.backbones.base import Backbone, check_positive, register
+from auxtasks.backbones.description import Family
 from auxtasks.backbones.input_spec import InputSpec
 from auxtasks.backbones.published_files import checkpoints_folder
 from auxtasks.backbones.stages import Reader, Stage, apply_in_turn
@@ -142,7 +143,13 @@ def _settings(name: str) -> _Settings:
 
 
 def published_at(settings: Any) -> str | None:
-    """Return the address of the published weights that timm's settings name, if there are any."""
+    """Return the address of the published weights that timm's settings name, if there are any.
+
+    Example:
+        >>> import timm
+        >>> published_at(timm.get_pretrained_cfg("resnet18.a1_in1k"))
+        'https://huggingface.co/timm/resnet18.a1_in1k/resolve/main/model.safetensors'
+    """
     if settings.hf_hub_id:
         file = settings.hf_hub_filename or "model.safetensors"
         return f"https://huggingface.co/{settings.hf_hub_id}/resolve/main/{file}"

@@ -29,6 +29,15 @@ def readable(module: nn.Module, spec: InputSpec) -> tuple[list[Stage], Reader]:
 
     Raises:
         BackboneError: neither way gives layers and timm's own output; says why.
+
+    Example:
+        >>> import timm
+        >>> module = timm.create_model("test_efficientnet", pretrained=False).eval()
+        >>> stages, reader = readable(module, InputSpec.image((32, 32), 3, mean=(0.5,) * 3, std=(0.5,) * 3))
+        >>> pictures = torch.zeros(2, 3, 32, 32)
+        >>> outputs = reader(module, pictures, [stage.name for stage in stages])
+        >>> all(outputs[stage.name].shape[1] == stage.dim for stage in stages), len(stages) > 2
+        (True, True)
     """
     problems = []
     for way in (_by_intermediates, _by_hooks):

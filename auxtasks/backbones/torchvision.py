@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from auxtasks.backbones.base import Backbone, Family, check_positive, register
+from auxtasks.backbones.base import Backbone, check_positive, register
+from auxtasks.backbones.description import Family
 from auxtasks.backbones.input_spec import InputSpec
 from auxtasks.backbones.published_files import fetched
 from auxtasks.backbones.torchvision_stages import ARCHITECTURES, Architecture, stages_of

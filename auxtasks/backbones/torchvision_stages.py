@@ -55,6 +55,13 @@ def stages_of(module: nn.Module, dims: Sequence[int] | None = None) -> list[Stag
     Args:
         module: of a class that `ARCHITECTURES` has, its classifier replaced.
         dims: width of each layer; zeros while they are not known.
+
+    Example:
+        >>> import torchvision
+        >>> module = torchvision.models.resnet18()
+        >>> found: Architecture = architecture_of(module)
+        >>> found.classifier, [stage.name for stage in stages_of(module)]
+        ('fc', ['stem', 'layer1', 'layer2', 'layer3', 'layer4', 'pooled'])
     """
     rows = list(architecture_of(module).rows(module))
     widths = [0] * len(rows) if dims is None else dims

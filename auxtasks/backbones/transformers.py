@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from auxtasks.backbones.base import Backbone, Family, check_positive, register
+from auxtasks.backbones.base import Backbone, check_positive, register
+from auxtasks.backbones.description import Family
 from auxtasks.backbones.input_spec import InputSpec
 from auxtasks.backbones.published_files import checkpoints_folder
 from auxtasks.backbones.tokenizer import has_tokenizer, read_tokenizer
 from auxtasks.backbones.transformers_config import check_encoder, check_tokenizer, network_keys, resolve_config
 from auxtasks.backbones.transformers_stages import ENCODERS
-from auxtasks.errors import BackboneError
+from auxtasks.errors import BackboneError, library_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -167,9 +168,9 @@ def _check_folder(place: Path) -> None:
 def _unreadable(name: str, is_folder: bool, error: Exception) -> BackboneError:
     """Say why weights cannot be read, and what to do."""
     if is_folder:
-        return BackboneError(f'could not read "{name}": {error}')
+        return BackboneError(f'could not read "{name}": {library_words(error)}')
     return BackboneError(
-        f'"{name}" is no folder here, and could not be fetched from the Hugging Face Hub: {error}\n'
+        f'"{name}" is no folder here, and could not be fetched from the Hugging Face Hub: {library_words(error)}\n'
         "Without a network: fetch it on a machine that has one, for example with\n"
         f"    hf download {name} --local-dir FOLDER\n"
         f"(from https://huggingface.co/{name}/tree/main: config.json, model.safetensors, and the tokenizer's files)\n"

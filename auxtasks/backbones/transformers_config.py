@@ -27,6 +27,13 @@ def resolve_config(config: Mapping[str, object], tokenizer: PreTrainedTokenizerB
     Raises:
         BackboneError: an unknown model type, or unknown keys, wrong values, or values that contradict the tokenizer;
             names all keys that are wrong.
+
+    Example:
+        >>> sizes = {"vocab_size": 40, "hidden_size": 8, "num_attention_heads": 2}
+        >>> config = resolve_config({"model_type": "bert", **sizes}, None)
+        >>> check_encoder(config)
+        >>> config.hidden_size, network_keys(config)["model_type"]
+        (8, 'bert')
     """
     from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -126,6 +133,11 @@ def check_tokenizer(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
 
     Raises:
         BackboneError: shows both numbers.
+
+    Example:
+        >>> from auxtasks.data.tokenizers import train_tokenizer
+        >>> tokenizer = train_tokenizer(["a b c", "c d"], size=20)
+        >>> check_tokenizer(resolve_config({"model_type": "bert"}, tokenizer), tokenizer)
     """
     if ENCODERS[config.model_type].kind != "text":
         raise BackboneError("a tokenizer was given, but the model takes images.")

@@ -35,6 +35,11 @@ class Encoder:
         kind: ``"text"`` or ``"image"``.
         has_pooler: whether the class takes ``add_pooling_layer``: a pooler is no part of the layers.
         offset: position of a text's first token, counted from the padding's id; nothing counts from 0.
+
+    Example:
+        >>> encoder: Encoder = ENCODERS["bert"]
+        >>> encoder.kind, [stage.name for stage in encoder.stages(dim=8, blocks=2)]
+        ('text', ['embeddings', 'block1', 'block2'])
     """
 
     embeddings: Callable[[nn.Module, Any], Any]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,7 +20,7 @@ __all__ = ["read_weights"]
 # What PyTorch's reader of pickles raises where a byte is another: a name that is no text, a place that does not exist.
 BROKEN = (
     EOFError, OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError,
-    AssertionError,
+    AssertionError, MemoryError, struct.error,
 )  # fmt: skip
 
 WRAPPERS = ("state_dict", "model")  # keys under which training scripts keep the state dict
@@ -40,7 +42,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         {'bias': tensor([0., 0.])}
     """
     place = Path(path).expanduser()
-    if not place.is_file():
+    if not os.path.isfile(place):  # noqa: PTH113 - unlike a Path, it takes a name that is too long for none
         raise BackboneError(f"weights: there is no file {place}.")
     content = _read_safetensors(place) if place.suffix == ".safetensors" else _read_pickle(place)
     return _only_tensors(_unwrap(content), place)
@@ -49,7 +51,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 def _read_safetensors(place: Path) -> object:
     try:
         return safetensors.torch.load_file(place)
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise BackboneError(f"weights: {place} is damaged or cut short: {error}.") from error
 
 

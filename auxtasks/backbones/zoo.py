@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from auxtasks.backbones.base import Backbone, builders
 from auxtasks.backbones.facenet import PUBLISHED
-from auxtasks.errors import BackboneError, did_you_mean
+from auxtasks.errors import AuxtasksError, BackboneError, did_you_mean
 
 __all__ = ["ZOOS", "build"]
 
@@ -62,7 +62,19 @@ def build(name: str, /, **arguments: object) -> Backbone:
     problems = list(_problems(inspect.signature(builder).parameters, _hints(builder), given))
     if problems:
         raise BackboneError("\n".join(f"{family}: {problem}" for problem in problems))
-    return builder(**given)
+    try:
+        return builder(**given)
+    except AuxtasksError:
+        raise
+    except (TypeError, ValueError, RuntimeError, OverflowError, MemoryError, OSError) as error:
+        # Sizes that fit no memory, names that fit no disk: what PyTorch and the libraries behind say of them.
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BackboneError(f"{family} cannot be built from {_spelled(given)}: {said}") from error
+
+
+def _spelled(given: Mapping[str, object], most: int = 200) -> str:
+    text = ", ".join(f"{name}={value!r}" for name, value in given.items()) or "its defaults"
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _expand(name: str, arguments: Mapping[str, object]) -> tuple[str, dict[str, object]]:

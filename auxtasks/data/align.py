@@ -22,9 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from auxtasks.checkpoint import atomic_folder, file_digest, read_json, write_json
-from auxtasks.data.decoding import open_rgb, resize
+from auxtasks.checkpoint import atomic_folder, file_digest
+from auxtasks.data.decoding import check_size, open_rgb, resize
 from auxtasks.data.progress import ProgressBar
+from auxtasks.data.sealed import read_sealed, write_sealed
 from auxtasks.data.sources import load_source
 from auxtasks.data.stored import blocks_of, pictures_key, stored_pictures
 from auxtasks.errors import CheckpointError, DataError, ImageError
@@ -97,6 +98,15 @@ def align_faces(
         ImageError: a picture cannot be decoded, or no face was found in it with ``on_missing="raise"``; names the row.
             With ``on_missing="skip"``, no face was found in any.
         DataError: a setting is wrong.
+
+    Example:
+        >>> import tempfile
+        >>> pictures = datasets.Dataset.from_dict({"image": [Image.new("RGB", (64, 64), "white")]})
+        >>> pictures = pictures.cast_column("image", datasets.Image())
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     found = align_faces(pictures, size=(32, 32), cache=Path(folder))
+        ...     print(found["face_found"][:])
+        [False]
     """
     _check(size, margin, on_missing, smallest_face)
     stored = stored_pictures(dataset)
@@ -111,8 +121,8 @@ def align_faces(
             missing = _write_crops(folder / "faces.parquet", stored, cut, size, on_missing, smallest_face)
             found = len(stored) - len(missing)
             digest = file_digest(folder / "faces.parquet")
-            write_json(folder / "manifest.json", {"found": found, "missing_rows": missing, "sha256": digest})
-    missing = read_json(place / "manifest.json")["missing_rows"]
+            write_sealed(folder / "manifest.json", {"found": found, "missing_rows": missing, "sha256": digest})
+    missing = read_sealed(place / "manifest.json")["missing_rows"]
     if missing:
         done = "left out" if on_missing == "skip" else "kept whole"
         _logger.warning("no face was found in %d of %d pictures; they were %s", len(missing), len(stored), done)
@@ -121,8 +131,7 @@ def align_faces(
 
 
 def _check(size: tuple[int, int], margin: float, on_missing: str, smallest_face: int) -> None:
-    if len(size) != 2 or min(size) < 1:
-        raise DataError(f"size is (height, width) in pixels, both at least 1; found {size}.")
+    check_size(size)
     if not 0 <= margin <= 2:
         raise DataError(f"margin is a part of the face's side, from 0 to 2; found {margin}.")
     if on_missing not in ("keep", "skip", "raise"):
@@ -136,8 +145,8 @@ def _is_whole(place: Path) -> bool:
     if not place.exists():
         return False
     try:
-        return bool(read_json(place / "manifest.json")["sha256"] == file_digest(place / "faces.parquet"))
-    except (CheckpointError, OSError, KeyError, TypeError):
+        return bool(read_sealed(place / "manifest.json")["sha256"] == file_digest(place / "faces.parquet"))
+    except (CheckpointError, OSError, KeyError):
         return False
 
 
@@ -189,7 +198,13 @@ def _joined(dataset: datasets.Dataset, crops: datasets.Dataset) -> datasets.Data
 
 
 def find_face(picture: Image.Image, smallest_face: int = 20) -> Face | None:
-    """Return the largest face in an RGB picture, or nothing where there is none."""
+    """Return the largest face in an RGB picture, or nothing where there is none.
+
+    Example:
+        >>> face = find_face(Image.new("RGB", (64, 64), "white"))
+        >>> face is None
+        True
+    """
     return _detector(smallest_face)(picture)
 
 

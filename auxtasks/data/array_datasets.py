@@ -15,7 +15,14 @@ __all__ = ["image_dataset", "table_dataset"]
 
 
 def image_dataset(pictures: list[NDArray[np.uint8]], labels: NDArray[np.int64], names: list[str]) -> datasets.Dataset:
-    """Make a data set of (H, W, C) pictures, encoded as PNG, and their classes."""
+    """Make a data set of (H, W, C) pictures, encoded as PNG, and their classes.
+
+    Example:
+        >>> pictures = [np.zeros((4, 4, 1), np.uint8), np.full((4, 4, 1), 255, np.uint8)]
+        >>> found = image_dataset(pictures, np.array([0, 1]), ["dark", "light"])
+        >>> found.column_names, found.features["label"].names
+        (['image', 'label'], ['dark', 'light'])
+    """
     columns = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
     contents = pa.array([_png(picture) for picture in pictures], pa.binary())
     images = pa.StructArray.from_arrays([contents, pa.nulls(len(pictures), pa.string())], ["bytes", "path"])
@@ -23,7 +30,13 @@ def image_dataset(pictures: list[NDArray[np.uint8]], labels: NDArray[np.int64], 
 
 
 def table_dataset(arrays: Mapping[str, pa.Array], columns: datasets.Features) -> datasets.Dataset:
-    """Make a data set of one Arrow array a column."""
+    """Make a data set of one Arrow array a column.
+
+    Example:
+        >>> columns = datasets.Features({"grade": datasets.Value("int64")})
+        >>> table_dataset({"grade": pa.array([2, 0, 1])}, columns)["grade"][:]
+        [2, 0, 1]
+    """
     return datasets.Dataset(pa.table(dict(arrays)), info=datasets.DatasetInfo(features=columns))
 
 

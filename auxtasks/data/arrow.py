@@ -16,7 +16,13 @@ Cell: TypeAlias = str | int | float | bool
 
 
 def arrow_column(dataset: datasets.Dataset, name: str) -> pa.ChunkedArray:
-    """Return one column in Arrow, in the data set's own order of rows."""
+    """Return one column in Arrow, in the data set's own order of rows.
+
+    Example:
+        >>> rows = datasets.Dataset.from_dict({"size": [3, 1, 2]}).select([2, 0])
+        >>> arrow_column(rows, "size").to_pylist(), some_values(arrow_column(rows, "size"), rows.features["size"])
+        ([2, 3], '2, 3')
+    """
     return dataset.select_columns([name]).with_format("arrow")[:].column(name)
 
 
@@ -34,6 +40,8 @@ def spell_feature(feature: object) -> str:
             return f"{feature.num_classes} classes"
         case dict():
             return f"struct of {', '.join(feature)}"
+    if type(feature).__name__ == "Json":  # what `datasets` makes of JSON lines that differ in type
+        return "values of several types"
     return type(feature).__name__
 
 

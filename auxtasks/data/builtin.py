@@ -35,6 +35,11 @@ def digits(split: str = "all") -> datasets.Dataset:
         DataError: there is no such split.
 
     Reference: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998.
+
+    Example:
+        >>> found = digits("test")
+        >>> len(found), found.column_names
+        (500, ['image', 'label'])
     """
     if split not in _DIGITS:
         hint = did_you_mean(split, _DIGITS)
@@ -83,7 +88,13 @@ def features(name: str = "iris") -> datasets.Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class Builtin:
-    """A built-in data set: what makes it, and the type of each option it takes."""
+    """A built-in data set: what makes it, and the type of each option it takes.
+
+    Example:
+        >>> entry: Builtin = BUILTINS["digits"]
+        >>> len(entry.make(split="train")), list(entry.options)
+        (1297, ['split'])
+    """
 
     make: Callable[..., datasets.Dataset]
     options: Mapping[str, type]

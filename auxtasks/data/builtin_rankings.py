@@ -85,6 +85,11 @@ def sentence_preferences(limit: int = 0, part: int = -1) -> datasets.Dataset:
 
     Raises:
         DataError: an option is out of range.
+
+    Example:
+        >>> pair = sentence_preferences(limit=1)[0]
+        >>> len(pair["chosen"]) == len(pair["rejected"]), pair["chosen"] == pair["rejected"]
+        (True, False)
     """
     mixture = Mixture(dict.fromkeys(ORDER_ONLY, 1.0))
     pairs = [

@@ -116,6 +116,11 @@ def sentence_topics(limit: int = 0, part: int = -1, split: str = "") -> datasets
 
     Raises:
         DataError: a package is not installed, or an option is out of range.
+
+    Example:
+        >>> found = sentence_topics(limit=3)
+        >>> found.column_names, len(found) == 3 * len(TOPICS)
+        (['text', 'label', 'source'], True)
     """
     _check_options(limit, part, split)
     topic_of = {package: topic for topic, packages in TOPICS.items() for package in packages}
@@ -154,6 +159,11 @@ def sentence_order(limit: int = 0, part: int = -1, split: str = "") -> datasets.
 
     Raises:
         DataError: a package is not installed, or an option is out of range.
+
+    Example:
+        >>> found = sentence_order(limit=3)
+        >>> found.features["label"].names, found["label"][:].count(0), found["label"][:].count(1)
+        (['in order', 'swapped'], 3, 3)
 
     Reference:
         Conneau et al., "What you can cram into a single vector", ACL 2018, whose task BShift it is.

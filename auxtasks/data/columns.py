@@ -23,7 +23,16 @@ __all__ = ["apply_roles", "matching_rows", "present_columns"]
 def present_columns(
     dataset: datasets.Dataset, columns: Mapping[str, str], required: Collection[str] | None, place: str
 ) -> dict[str, str]:
-    """Return the roles whose columns are there; a required one that is missing is an error."""
+    """Return the roles whose columns are there; a required one that is missing is an error.
+
+    Example:
+        >>> rows = datasets.Dataset.from_dict({"photo": [1], "who": [2]})
+        >>> present_columns(rows, {"image": "photo", "label": "person"}, required={"image"}, place="here")
+        {'image': 'photo'}
+        >>> rows = datasets.Dataset.from_dict({"split": ["train", "test", "train"]})
+        >>> matching_rows(rows, {"split": "train"}, "here").tolist()
+        [0, 2]
+    """
     if not columns:
         raise DataError(f"{place}: no columns were declared; say which column plays which role.")
     unknown = [role for role in required or () if role not in columns]
@@ -47,16 +56,20 @@ def matching_rows(dataset: datasets.Dataset, where: Mapping[str, Cell], place: s
     """Return the rows whose columns equal the given values, in order."""
     mask = np.ones(len(dataset), dtype=bool)
     for name, value in where.items():
+        if not isinstance(value, Cell):
+            raise DataError(
+                f"{place}: where compares {name!r} with a text, a number or a truth value; found {value!r}."
+            )
         if name not in dataset.column_names:
             hint = did_you_mean(name, dataset.column_names)
             listed = ", ".join(dataset.column_names)
             raise ColumnError(f"{place}: where names the column {name!r}, but there are only {listed}.{hint}")
         column = arrow_column(dataset, name)
         feature = dataset.features[name]
-        sought = _comparable(value, feature, column.type)
+        sought = _scalar(_comparable(value, feature, column.type), column.type)
         found = np.zeros(len(dataset), dtype=bool)
         if sought is not None:
-            equal = pc.fill_null(pc.equal(column, pa.scalar(sought, column.type)), pa.scalar(False))
+            equal = pc.fill_null(pc.equal(column, sought), pa.scalar(False))
             found = np.asarray(equal.to_numpy(zero_copy_only=False), dtype=bool)
         if not found.any():
             raise DataError(
@@ -65,6 +78,14 @@ def matching_rows(dataset: datasets.Dataset, where: Mapping[str, Cell], place: s
             )
         mask &= found
     return np.flatnonzero(mask)
+
+
+def _scalar(value: Cell | None, kind: pa.DataType) -> pa.Scalar | None:
+    """Return a value as the column stores it, or nothing when it is beyond what the column can hold."""
+    try:
+        return None if value is None else pa.scalar(value, kind)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError):
+        return None
 
 
 def _comparable(value: Cell, feature: object, stored: pa.DataType) -> Cell | None:
@@ -91,9 +112,19 @@ def apply_roles(
     place: str,
     allow_unlabelled: bool,
 ) -> datasets.Dataset:
-    """Give each role its column, converted, and put the roles first."""
+    """Give each role its column, converted, and put the roles first.
+
+    Example:
+        >>> rows = datasets.Dataset.from_dict({"words": ["a b", "c", "d"], "kind": ["x", "y", "x"]})
+        >>> roles = {"text": "words", "label": "kind"}
+        >>> found = apply_roles(rows, roles, np.arange(3), None, "here", allow_unlabelled=False)
+        >>> found.column_names, found["text"][:]
+        (['text', 'label'], ['a b', 'c', 'd'])
+    """
     source = dataset
     taken = set(columns.values())
+    for name in taken:
+        _check_characters(arrow_column(source, name), place, name)
     for name in [name for name in dataset.column_names if name in columns and name not in taken]:
         dataset = dataset.rename_column(name, _free_name(f"source_{name}", dataset.column_names))
     others = [name for name in dataset.column_names if name not in taken]
@@ -115,6 +146,14 @@ def apply_roles(
                 parts[role] = part
     joined = [*parts.values(), *([dataset] if dataset is not None else [])]
     return joined[0] if len(joined) == 1 else datasets.concatenate_datasets(joined, axis=1)
+
+
+def _check_characters(column: pa.ChunkedArray, place: str, name: str) -> None:
+    """Refuse strings that are not UTF-8, which a damaged file can hold: Arrow reads them without a look."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{place}: the column {name!r} is damaged: {error}. Write the file anew.") from error
 
 
 def _as_label_column(
@@ -171,8 +210,12 @@ def _whole_numbers(column: pa.ChunkedArray, place: str, name: str) -> pa.Chunked
     try:
         return column.cast(pa.int64())
     except pa.ArrowInvalid as error:
+        finite = column.filter(pc.is_finite(column))
+        wrong = (
+            "beyond 64 bits" if pc.all(pc.equal(finite, pc.floor(finite))).as_py() is not False else "with a fraction"
+        )
         raise ColumnError(
-            f"{place}: the column {name!r}, declared as label, holds numbers with a fraction, such as "
+            f"{place}: the column {name!r}, declared as label, holds numbers {wrong}, such as "
             f"{some_values(column, None, limit=3)}; expected classes."
         ) from error
 

@@ -12,8 +12,10 @@ What happens to it, in this order:
 
 from __future__ import annotations
 
+import functools
 import io
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -25,13 +27,29 @@ from PIL import Image, ImageOps
 
 from auxtasks.errors import DataError, ImageError
 
-__all__ = ["Fit", "Picture", "Pixels", "check_settings", "decode", "decode_one", "open_rgb", "reason", "resize"]
+__all__ = [
+    "Fit",
+    "Picture",
+    "Pixels",
+    "check_settings",
+    "check_size",
+    "decode",
+    "decode_one",
+    "open_rgb",
+    "reason",
+    "resize",
+]
 
 Fit: TypeAlias = Literal["stretch", "crop", "pad"]
 Pixels: TypeAlias = NDArray[np.uint8]
 Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | Pixels | Mapping[str, object]"
 
 _WHITE = (255, 255, 255, 255)
+# Closed, since Pillow hands some kinds of pictures to other programs: of PostScript, whatever the file's suffix says,
+# Ghostscript runs what is written in it.
+_FORMATS = (
+    "AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "SGI", "SUN", "TIFF", "WEBP",
+)  # fmt: skip
 
 
 def decode_one(item: Picture, size: tuple[int, int], channels: int, fit: Fit = "stretch") -> Pixels:
@@ -68,6 +86,10 @@ def open_rgb(item: Picture) -> Image.Image:
 
     Raises:
         ImageError: the picture cannot be read; names the file where there is one.
+
+    Example:
+        >>> open_rgb(np.zeros((4, 6), np.uint8)).size
+        (6, 4)
     """
     try:
         return _to_channels(ImageOps.exif_transpose(_open_picture(item)), 3)
@@ -76,13 +98,43 @@ def open_rgb(item: Picture) -> Image.Image:
 
 
 def check_settings(size: tuple[int, int], channels: int, fit: str) -> None:
-    """Refuse settings of `decode_one` that make no sense."""
-    if len(size) != 2 or min(size) < 1:
-        raise DataError(f"size is (height, width) in pixels, both at least 1; found {size}.")
+    """Refuse settings of `decode_one` that make no sense.
+
+    Example:
+        >>> check_settings((32, 32), 3, "stretch")
+        >>> check_settings((32, 32), 2, "stretch")
+        Traceback (most recent call last):
+            ...
+        auxtasks.errors.DataError: channels is 1 (grey) or 3 (RGB); found 2.
+    """
+    check_size(size)
     if channels not in (1, 3):
         raise DataError(f"channels is 1 (grey) or 3 (RGB); found {channels}.")
     if fit not in ("stretch", "crop", "pad"):
         raise DataError(f"fit is 'stretch', 'crop' or 'pad'; found {fit!r}.")
+
+
+def check_size(size: tuple[int, int]) -> None:
+    """Refuse a size that no picture can be brought to.
+
+    Raises:
+        DataError: it is below 1, or beyond PIL.Image.MAX_IMAGE_PIXELS; shows both numbers.
+
+    Example:
+        >>> check_size((32, 32))
+        >>> check_size((10**9, 32))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        auxtasks.errors.DataError: size is 1000000000 x 32 = 32,000,000,000 pixels, more than the 89,478,485 of...
+    """
+    if len(size) != 2 or min(size) < 1:
+        raise DataError(f"size is (height, width) in pixels, both at least 1; found {size}.")
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and size[0] * size[1] > limit:
+        raise DataError(
+            f"size is {size[0]} x {size[1]} = {size[0] * size[1]:,} pixels, more than the {limit:,} of "
+            "PIL.Image.MAX_IMAGE_PIXELS: pictures are brought to this size, so make it smaller."
+        )
 
 
 def decode(item: Picture, size: tuple[int, int], channels: int, fit: Fit) -> Pixels:
@@ -111,10 +163,10 @@ def _open_picture(item: object, size: tuple[int, int] | None = None) -> Image.Im
             if "://" in os.fspath(item):
                 raise ImageError("a web address is not opened; download the file first.")
             # Read whole: Pillow keeps the file of an animation open.
-            source = io.BytesIO(Path(item).read_bytes())
+            source = io.BytesIO(_contents_of(Path(item)))
         case _:
             raise ImageError(f"expected a path, bytes, a PIL image or a uint8 array, found {type(item).__name__}.")
-    picture: Image.Image = Image.open(source)
+    picture: Image.Image = Image.open(source, formats=_formats())
     try:
         limit = Image.MAX_IMAGE_PIXELS
         if limit is not None and picture.width * picture.height > limit:
@@ -127,6 +179,23 @@ def _open_picture(item: object, size: tuple[int, int] | None = None) -> Image.Im
         picture.close()
         raise
     return picture
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Return which of `_FORMATS` this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _contents_of(path: Path) -> bytes:
+    """Read a file; a pipe or a device, which may never end, is not opened at all."""
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise ImageError("it is a folder; expected a picture's file.")
+    if not stat.S_ISREG(mode):
+        raise ImageError("it is a pipe, a socket or a device, which may never end; expected a picture's file.")
+    return path.read_bytes()
 
 
 def _too_large(found: str) -> str:
@@ -173,7 +242,12 @@ def _to_eight_bits(picture: Image.Image) -> Image.Image:
 
 
 def resize(picture: Image.Image, size: tuple[int, int], fit: Fit) -> Image.Image:
-    """Bring a picture to (height, width); see `decode_one` for `fit`."""
+    """Bring a picture to (height, width); see `decode_one` for `fit`.
+
+    Example:
+        >>> resize(Image.new("RGB", (40, 20)), (10, 10), "crop").size
+        (10, 10)
+    """
     height, width = size
     if picture.size == (width, height):
         return picture
@@ -220,7 +294,12 @@ def _name_of(item: object) -> str:
 
 
 def reason(error: Exception) -> str:
-    """Say in a message why a picture cannot be read."""
+    """Say in a message why a picture cannot be read.
+
+    Example:
+        >>> reason(FileNotFoundError(2, "No such file or directory"))
+        'there is no such file.'
+    """
     match error:
         case Image.DecompressionBombError() | Image.DecompressionBombWarning():
             return _too_large(str(error).split(" exceeds", maxsplit=1)[0])
@@ -228,6 +307,11 @@ def reason(error: Exception) -> str:
             return str(error)
         case FileNotFoundError():
             return "there is no such file."
+        case PermissionError():
+            return "this user may not read it."
         case PIL.UnidentifiedImageError():
-            return "the contents are not an image that Pillow knows; the file may be damaged or of another kind."
+            return (
+                "the contents are not an image that Pillow knows; the file may be damaged or of another kind. "
+                "PostScript, which is a program, is never read."
+            )
     return f"it cannot be decoded ({type(error).__name__}: {error})."

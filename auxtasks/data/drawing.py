@@ -53,7 +53,17 @@ def capsule(u: Plane, v: Plane, half_length: float, radius: float) -> Plane:
 
 
 class Canvas:
-    """Planes of tones that shapes are laid over, first to last."""
+    """Planes of tones that shapes are laid over, first to last.
+
+    Example:
+        >>> x, y = grid(8)
+        >>> canvas = Canvas(np.zeros((1, 8, 8), np.float32), pixel=2 / 8)
+        >>> canvas.fill(np.ones((1, 1, 1), np.float32), ellipse(x, y, 0.5, 0.5))
+        >>> float(canvas.tones[0, 4, 4]), float(canvas.tones[0, 0, 0])
+        (1.0, 0.0)
+        >>> clipped(norm(x, y)).max().item(), capsule(x, y, 0.5, 0.1).shape
+        (1.0, (8, 8))
+    """
 
     def __init__(self, tones: Plane, pixel: float) -> None:
         self.tones = tones  # (C, H, W)
@@ -73,7 +83,14 @@ class Canvas:
 
 
 def mix(table: Plane, place: float) -> Plane:
-    """Read a table of colours (K, 3) at a place from 0 to 1, between its rows where need be."""
+    """Read a table of colours (K, 3) at a place from 0 to 1, between its rows where need be.
+
+    Example:
+        >>> mix(np.array([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]], np.float32), 0.25).tolist()
+        [0.25, 0.25, 0.25]
+        >>> blurred(np.eye(3, dtype=np.float32)[None], 0.25)[0, 1].tolist()
+        [0.3125, 0.375, 0.3125]
+    """
     at = min(max(place, 0.0), 1.0) * (len(table) - 1)
     low = min(int(at), len(table) - 2)
     mixed: Plane = table[low] + (at - low) * (table[low + 1] - table[low])

@@ -22,6 +22,10 @@ from auxtasks.seeding import generator
 
 __all__ = ["draw_face", "drawn_faces"]
 
+# Drawn one by one and kept in memory: beyond it, a number too many zeros was written.
+_MOST_PHOTOS = 10_000_000
+_LARGEST = 1024
+
 
 def draw_face(person: int, photo: int, *, size: int = 48, seed: int = 0, channels: int = 1) -> NDArray[np.uint8]:
     """Draw one photo of one person; a pure function of its arguments.
@@ -70,7 +74,7 @@ def drawn_faces(
         channels: 1 for grey, 3 for RGB.
 
     Raises:
-        DataError: a number is too small.
+        DataError: a number is too small, or too large.
 
     Example:
         >>> data = drawn_faces(people=2, photos=3, size=32)
@@ -81,6 +85,11 @@ def drawn_faces(
     _at_least("photos", photos, 1)
     _at_least("size", size, 16)
     _at_least("first_person", first_person, 0)
+    if max(people * photos, first_person) > _MOST_PHOTOS or size > _LARGEST:
+        raise DataError(
+            f"drawn_faces: at most {_MOST_PHOTOS:,} photos of {_LARGEST} x {_LARGEST} pixels are drawn; found people="
+            f"{people} x photos={photos}, size={size}, first_person={first_person}."
+        )
     if channels not in (1, 3):
         raise DataError(f"drawn_faces: channels is 1 (grey) or 3 (RGB); found {channels}.")
     numbers = range(first_person, first_person + people)

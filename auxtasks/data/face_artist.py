@@ -265,5 +265,13 @@ class _Artist:
 
 
 def paint(person: Person, shot: Shot, size: int, channels: int) -> Plane:
-    """Return the photo of a person, (C, H, W) from 0 to 1, as yet without blur and noise."""
+    """Return the photo of a person, (C, H, W) from 0 to 1, as yet without blur and noise.
+
+    Example:
+        >>> from auxtasks.data.face_parameters import draw_person, draw_shot
+        >>> from auxtasks.seeding import generator
+        >>> person, shot = draw_person(generator(0, "person")), draw_shot(generator(0, "shot"))
+        >>> paint(person, shot, size=24, channels=1).shape
+        (1, 24, 24)
+    """
     return _Artist(person, shot, size, channels).draw()

@@ -12,7 +12,15 @@ __all__ = ["Person", "Shot", "draw_person", "draw_shot"]
 
 @dataclasses.dataclass(frozen=True)
 class Person:
-    """Shape and tone of one face, in units of half a head's height; v points down, the head's centre is the origin."""
+    """Shape and tone of one face, in units of half a head's height; v points down, the head's centre is the origin.
+
+    Example:
+        >>> from auxtasks.seeding import generator
+        >>> person: Person = draw_person(generator(0, "person"))
+        >>> shot: Shot = draw_shot(generator(0, "shot"))
+        >>> 0 <= person.skin <= 1, person.hair_style in range(8), shot.gain > 0
+        (True, True, True)
+    """
 
     head_width: float
     head_height: float

@@ -16,7 +16,13 @@ __all__ = ["FeatureRecord", "FeatureTable"]
 
 
 class FeatureRecord(TypedDict):
-    """One row of a `FeatureTable`: ``features`` (D,) float32, ``label`` is -1 where there is none."""
+    """One row of a `FeatureTable`: ``features`` (D,) float32, ``label`` is -1 where there is none.
+
+    Example:
+        >>> record: FeatureRecord = {"features": np.array([0.5, 1.0], np.float32), "label": -1}
+        >>> record["features"].shape
+        (2,)
+    """
 
     features: NDArray[np.float32]
     label: int

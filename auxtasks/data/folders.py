@@ -44,6 +44,18 @@ def index_folder(root: Path) -> tuple[list[str], list[str | None]]:
 
     Raises:
         DataError: a link leads out of the folder, to another folder inside it, or nowhere; names it.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for name in ("ada/10.png", "ada/2.png", "bob/1.jpg", "notes.txt"):
+        ...         path = Path(folder) / name
+        ...         path.parent.mkdir(exist_ok=True)
+        ...         path.touch()
+        ...     print(index_folder(Path(folder)))
+        ...     print(open_folder(Path(folder), None).features["label"].names)
+        (['ada/2.png', 'ada/10.png', 'bob/1.jpg'], ['ada', 'ada', 'bob'])
+        ['ada', 'bob']
     """
     files: list[str] = []
     labels: list[str | None] = []
@@ -72,6 +84,8 @@ def _scan(root: Path, inside: str, real_root: Path) -> tuple[list[str], list[str
             if entry.is_dir():
                 folders.append(entry.name)
             elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:  # noqa: PTH122 - a Path costs 3 us a file
+                if not entry.is_file():
+                    raise DataError(f"{entry.path} is a pipe, a socket or a device, and no picture. Remove it.")
                 names.append(entry.name)
     return sorted(folders, key=natural_key), sorted(names, key=natural_key)
 
@@ -86,6 +100,20 @@ def _check_link(link: Path, real_root: Path) -> None:
         raise DataError(f"{link} is a link that leads out of {real_root}, to {target}. Copy the file in its place.")
     if target.is_dir():
         raise DataError(f"{link} is a link to the folder {target}: its images would count twice. Remove the link.")
+
+
+def _not_text(start: str, files: list[str]) -> str:
+    """Name the path whose bytes are no UTF-8, which Python spells with surrogates."""
+    path = next(path for path in (start + file for file in files) if not _is_text(path))
+    return f"the name {os.fsencode(path)!r} is not UTF-8. Rename it: pictures are kept by their names."
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def open_folder(root: Path, split: str | None) -> datasets.Dataset:
@@ -105,7 +133,10 @@ def open_folder(root: Path, split: str | None) -> datasets.Dataset:
     if names and _SPLIT_FOLDERS.issuperset(name.lower() for name in names):
         raise DataError(f"{root} holds the folders {', '.join(names)}, which look like splits; say which (split=...).")
     start = f"{root.absolute()}{os.sep}"
-    paths = pa.array([start + file for file in files], pa.string())
+    try:
+        paths = pa.array([start + file for file in files], pa.string())
+    except UnicodeEncodeError as error:
+        raise DataError(_not_text(start, files)) from error
     features = {"image": datasets.Image(decode=False), "file": datasets.Value("string")}
     arrays = [
         pa.StructArray.from_arrays([pa.nulls(len(files), pa.binary()), paths], ["bytes", "path"]),

@@ -11,8 +11,10 @@ import numpy as np
 import numpy.lib.format
 from numpy.typing import NDArray
 
-from auxtasks.checkpoint import atomic_folder, read_json, write_json
+from auxtasks.checkpoint import atomic_folder
+from auxtasks.data.array_files import map_array
 from auxtasks.data.decoding import Pixels
+from auxtasks.data.sealed import read_sealed, write_sealed
 from auxtasks.data.stored import Decoder, pictures_key
 from auxtasks.errors import CheckpointError, DataError
 
@@ -20,7 +22,20 @@ __all__ = ["through_cache"]
 
 
 def through_cache(make: Decoder, cache: Path, settings: str) -> tuple[Pixels, NDArray[np.int64], tuple[str, ...], str]:
-    """Return what is kept for this source and these settings; make and keep it first if it is absent or damaged."""
+    """Return what is kept for this source and these settings; make and keep it first if it is absent or damaged.
+
+    Example:
+        >>> import tempfile
+        >>> from auxtasks.data.sources import load_source
+        >>> from auxtasks.data.stored import stored_pictures
+        >>> faces = load_source("builtin:drawn_faces", columns={"image": "image"}, options={"people": 2, "photos": 2})
+        >>> decoder = Decoder(stored_pictures(faces), (4, 4), channels=1, fit="stretch", on_error="raise", threads=1)
+        >>> cache = Path(tempfile.mkdtemp())
+        >>> for _ in range(2):
+        ...     pixels, rows, skipped, _ = through_cache(decoder, cache, "4 x 4, grey")
+        >>> pixels.shape, rows.tolist(), len(list(cache.glob("images-*")))
+        ((4, 4, 4, 1), [0, 1, 2, 3], 1)
+    """
     place = cache / f"images-{pictures_key(make.stored, settings)[:32]}"
     if place.exists():
         try:
@@ -33,22 +48,29 @@ def through_cache(make: Decoder, cache: Path, settings: str) -> tuple[Pixels, ND
             rows, skipped = make.run(sink.write)
             digest = sink.finish()
         np.save(folder / "rows.npy", rows)
-        write_json(folder / "manifest.json", {"pixels_sha256": digest, "skipped": skipped, "rows": len(rows)})
+        facts = {"pixels_sha256": digest, "rows_sha256": _digest(rows), "skipped": skipped, "rows": len(rows)}
+        write_sealed(folder / "manifest.json", facts)
     return _read_kept(place, make.shape)
 
 
 def _read_kept(place: Path, shape: tuple[int, ...]) -> tuple[Pixels, NDArray[np.int64], tuple[str, ...], str]:
     """Map what was kept, after checking that it is whole and unchanged."""
-    manifest = read_json(place / "manifest.json")
-    pixels: Pixels = np.load(place / "pixels.npy", mmap_mode="r")
-    rows: NDArray[np.int64] = np.load(place / "rows.npy")
+    manifest = read_sealed(place / "manifest.json")
+    pixels: Pixels = map_array(place / "pixels.npy")
+    rows: NDArray[np.int64] = np.array(map_array(place / "rows.npy"))
     count = manifest["rows"]
     if pixels.shape != (count, *shape) or pixels.dtype != np.uint8 or rows.shape != (count,):
-        raise CheckpointError(f"{pixels.dtype} pixels of shape {pixels.shape} for {len(rows)} rows")
-    digest = hashlib.sha256(pixels.reshape(-1).data).hexdigest()
+        raise CheckpointError(f"{pixels.dtype} pixels of shape {pixels.shape} for rows of shape {rows.shape}")
+    digest = _digest(pixels)
     if digest != manifest["pixels_sha256"]:
         raise CheckpointError("the pixels are not those that were written")
+    if rows.dtype != np.int64 or _digest(rows) != manifest["rows_sha256"]:
+        raise CheckpointError("the rows are not those that were written")
     return pixels, rows, tuple(manifest["skipped"]), digest
+
+
+def _digest(array: NDArray[np.generic]) -> str:
+    return hashlib.sha256(array.reshape(-1).data).hexdigest()
 
 
 class _FileSink:

@@ -24,7 +24,14 @@ _ARRAY_FEATURES = (datasets.Array2D, datasets.Array3D)
 
 
 def as_image_column(part: datasets.Dataset, base: Path | None, place: str, name: str) -> datasets.Dataset:
-    """Turn whatever holds pictures into stored pictures, `datasets.Image(decode=False)`."""
+    """Turn whatever holds pictures into stored pictures, `datasets.Image(decode=False)`.
+
+    Example:
+        >>> part = datasets.Dataset.from_dict({"image": ["ada/1.png"]})
+        >>> found = as_image_column(part, Path("photos"), "here", "image")
+        >>> found.features["image"].decode, Path(found[0]["image"]["path"]).name
+        (False, '1.png')
+    """
     feature = part.features["image"]
     stored = datasets.Image(decode=False)
     if isinstance(feature, datasets.Image):
@@ -77,13 +84,26 @@ def _image_dataset(contents: pa.Array, paths: pa.Array) -> datasets.Dataset:
 
 def _from_arrays(part: datasets.Dataset) -> datasets.Dataset:
     """Encode nested lists of numbers as PNG, which has no loss."""
-    stored = [stored_image(np.asarray(row), index) for index, row in enumerate(part.with_format(None)["image"])]
+    stored = [stored_image(_array_of(row, index), index) for index, row in enumerate(part.with_format(None)["image"])]
     column = pa.array(stored, STORED_IMAGE)
     return _image_dataset(column.field("bytes"), column.field("path"))
 
 
+def _array_of(item: object, row: int) -> NDArray[np.generic] | None:
+    """Return nested lists of numbers as an array; of nothing, nothing."""
+    try:
+        return None if item is None else np.asarray(item)
+    except ValueError as error:
+        raise ColumnError(f"row {row}: expected a picture, whose lines are of one length; found {error}.") from error
+
+
 def stored_image(item: object, row: int) -> dict[str, object]:
-    """Return one picture in memory as ``{"bytes", "path"}``."""
+    """Return one picture in memory as ``{"bytes", "path"}``.
+
+    Example:
+        >>> sorted(stored_image(np.zeros((4, 4), np.uint8), row=0))
+        ['bytes', 'path']
+    """
     match item:
         case str() | os.PathLike():
             return {"bytes": None, "path": os.fspath(item)}

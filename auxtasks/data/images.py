@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
+from auxtasks.checkpoint import spell_bytes
 from auxtasks.data.decoding import Fit, Pixels, check_settings
 from auxtasks.data.image_cache import through_cache
 from auxtasks.data.labels import labels_of
@@ -27,12 +29,18 @@ from auxtasks.errors import DataError
 
 __all__ = ["ImageRecord", "ImageTable", "decode_images"]
 
-# Part of every cache key: raise it when the same file would be decoded to other pixels.
-_DECODER_VERSION = 1
+# Part of every cache key: raise it when the same file would be decoded to other pixels, or kept in another way.
+_DECODER_VERSION = 2
 
 
 class ImageRecord(TypedDict):
-    """One row of an `ImageTable`: ``image`` is (H, W, C) uint8, ``label`` is -1 where there is none."""
+    """One row of an `ImageTable`: ``image`` is (H, W, C) uint8, ``label`` is -1 where there is none.
+
+    Example:
+        >>> record: ImageRecord = {"image": np.zeros((4, 4, 1), np.uint8), "label": 3}
+        >>> record["image"].shape
+        (4, 4, 1)
+    """
 
     image: Pixels
     label: int
@@ -154,7 +162,13 @@ class _MemorySink:
     """Collects pixels in one array, and their SHA-256."""
 
     def __init__(self, rows: int, shape: tuple[int, ...]) -> None:
-        self._pixels = np.empty((rows, *shape), dtype=np.uint8)
+        try:
+            self._pixels = np.empty((rows, *shape), dtype=np.uint8)
+        except MemoryError as error:
+            raise DataError(
+                f"{rows:,} pictures of {shape[0]} x {shape[1]} pixels take {spell_bytes(rows * math.prod(shape))}, "
+                "more than there is memory: make size smaller, or name a cache, which keeps them on the disk."
+            ) from error
         self._filled = 0
         self._digest = hashlib.sha256()
 

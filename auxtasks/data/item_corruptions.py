@@ -30,7 +30,16 @@ TRIES: Final = 8
 
 
 class ItemCorruption(Protocol):
-    """What makes an item worse."""
+    """What makes an item worse.
+
+    Example:
+        >>> class Dimmer:
+        ...     def corrupt(self, item, strength, rng):
+        ...         return item * (1 - strength)
+        >>> dimmer: ItemCorruption = Dimmer()
+        >>> dimmer.corrupt(np.ones(2), 0.25, np.random.default_rng(0)).tolist()
+        [0.75, 0.75]
+    """
 
     def corrupt(self, item: Any, strength: float, rng: np.random.Generator) -> NDArray[Any] | None:
         """Return another item of the same shape and type, or None.

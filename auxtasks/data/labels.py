@@ -16,6 +16,13 @@ def labels_of(dataset: datasets.Dataset) -> tuple[NDArray[np.int64], tuple[str, 
 
     Raises:
         ColumnError: the labels are not class labels.
+
+    Example:
+        >>> rows = datasets.Dataset.from_dict({"label": [1, 0, None]})
+        >>> rows = rows.cast_column("label", datasets.ClassLabel(names=["cat", "dog"]))
+        >>> values, names = labels_of(rows)
+        >>> values.tolist(), names
+        ([1, 0, -1], ('cat', 'dog'))
     """
     if "label" not in dataset.column_names:
         return np.full(len(dataset), -1, dtype=np.int64), ()

@@ -50,6 +50,14 @@ class Lexicon:
         closes: (W,) bool, whether a word is punctuation that closes a sentence.
         prefix, suffix: special tokens before and after every text.
         pad_id: token id of padding.
+
+    Example:
+        >>> from auxtasks.data.tokenizers import train_tokenizer
+        >>> tokenizer = train_tokenizer(["ab b. ab"], size=20)
+        >>> lexicon: Lexicon = build_lexicon(["Ab", "b"], tokenizer)
+        >>> spelled: Spelled = lexicon.spell(np.array([0, 1]), length=16)
+        >>> spelled.begins_word.tolist(), len(lexicon_digest(lexicon)), tells_the_start(tokenizer)
+        ([False, True, True, False], 64, False)
     """
 
     inner: Ragged

@@ -11,17 +11,31 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from auxtasks.data.plan import BatchPlan, Pick
+from auxtasks.data.worker_sockets import check_worker_sockets
 from auxtasks.errors import TrainingError
 from auxtasks.seeding import generator
+from auxtasks.signals import begin_loader_worker
 
-__all__ = ["BatchSource", "Feed", "Fingerprinted", "FollowsSteps", "Records", "Shard", "read"]
+__all__ = ["BatchSource", "Feed", "Fingerprinted", "FollowsSteps", "KnowsRows", "Records", "Shard", "read"]
 
 Item = TypeVar("Item")
 Batch = TypeVar("Batch")
 
 
 class Records(Protocol):
-    """Anything with numbered records, such as an `ImageTable`."""
+    """Anything with numbered records, such as an `ImageTable`.
+
+    Example:
+        >>> class Squares:
+        ...     fingerprint = "the first five squares"
+        ...     def __len__(self):
+        ...         return 5
+        ...     def record(self, index):
+        ...         return {"square": index * index}
+        >>> records: Records = Squares()
+        >>> read(records, 3, step=7), isinstance(records, Fingerprinted)
+        ({'square': 9, 'row': 3, 'step': 7}, True)
+    """
 
     def __len__(self) -> int: ...
 
@@ -123,6 +137,26 @@ class BatchSource(Protocol):
         ...
 
 
+@runtime_checkable
+class KnowsRows(Protocol):
+    """A source that can tell which rows of the data a step was made of, for messages.
+
+    Example:
+        >>> from auxtasks.data.plan import EpochPlan
+        >>> feed = Feed(["a", "b"], EpochPlan(2, 2, seed=0, shuffle=False), transform=None, collate=None, seed=0)
+        >>> isinstance(feed, KnowsRows), feed.rows(3, Shard()), feed.spell_row(1)
+        (True, [[0, 1]], '1')
+    """
+
+    def rows(self, step: int, shard: Shard) -> list[list[int]]:
+        """Return the rows of a process's micro-batches; none where nobody remembers them."""
+        ...
+
+    def spell_row(self, row: int) -> str:
+        """Return a row in words that its owner understands."""
+        ...
+
+
 class FollowsSteps:
     """A source without a position of its own: the step alone says which batch comes next."""
 
@@ -144,6 +178,20 @@ class Feed(FollowsSteps, Generic[Item, Batch]):
         collate: items to batch; picklable.
         seed: the run's seed.
         workers: processes that read and transform; 0 does it in this process.
+
+    Example:
+        >>> from auxtasks.data.plan import EpochPlan
+        >>> class Squares:
+        ...     def __len__(self):
+        ...         return 5
+        ...     def record(self, index):
+        ...         return {"square": index * index}
+        >>> plan = EpochPlan(5, 5, seed=0)
+        >>> feed: BatchSource = Feed(Squares(), plan, lambda record, rng: record["square"], sorted, seed=0)
+        >>> next(feed.batches(0, 1, Shard()))
+        [0, 1, 4, 9, 16]
+        >>> isinstance(feed, FollowsSteps), feed.position()
+        (True, None)
     """
 
     records: Records
@@ -162,10 +210,23 @@ class Feed(FollowsSteps, Generic[Item, Batch]):
         """Refuse a shard that the batches cannot be split for.
 
         Raises:
-            TrainingError: says by how much it is off.
+            TrainingError: says by how much it is off; or workers that could send nothing.
         """
+        if self.workers:
+            check_worker_sockets()
         shard.micro_batch_size(self.plan.batch_size)  # later batches may be smaller than the first: multiples of it
         shard.micro_batch_size(len(self.plan.batch(0)))
+
+    def rows(self, step: int, shard: Shard) -> list[list[int]]:
+        """Return the records of a step's micro-batches of one process."""
+        return [[pick.row for pick in picks] for picks in shard.micro_batches(self.plan.batch(step))]
+
+    def spell_row(self, row: int) -> str:
+        """Return a record's number, and that of its row in the data set where some rows became no record."""
+        source = getattr(self.records, "rows", None)
+        if source is None or int(source[row]) == row:
+            return str(row)
+        return f"{row} (row {int(source[row])} of the data set)"
 
     def batches(self, start: int, stop: int, shard: Shard) -> Iterator[Batch]:
         """Yield the micro-batches of steps `start` to `stop` - 1 for one process, in order."""
@@ -178,6 +239,7 @@ class Feed(FollowsSteps, Generic[Item, Batch]):
             num_workers=self.workers,
             # Its own generator: without one the loader draws a seed from torch's global generator.
             generator=torch.Generator(),
+            worker_init_fn=begin_loader_worker,
         )
         return iter(loader)
 

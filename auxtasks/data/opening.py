@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import codecs
 import contextlib
-import gzip
-import io
+import errno
 import os
 import re
 import sys
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import datasets
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from auxtasks.data.array_datasets import table_dataset
 from auxtasks.data.arrow import Cell, arrow_column
 from auxtasks.data.builtin import load_builtin
 from auxtasks.data.folders import open_folder
 from auxtasks.data.image_column import STORED_IMAGE, stored_image
 from auxtasks.data.svmlight import read_svmlight
+from auxtasks.data.text_files import broken_line, check_header, check_text
 from auxtasks.errors import DataError, did_you_mean
 
 __all__ = ["Kind", "Source", "files_by_split", "open_source", "quiet_unless_terminal"]
@@ -47,10 +47,10 @@ _KIND_OF_SUFFIX: Mapping[str, Kind] = {
 _SPLIT_NAME = re.compile(r"(train|test|validation|valid|val|dev)(?![a-z])")
 # What an empty cell of a column of numbers looks like.
 _MISSING_CELLS = ("", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null", "None")
-_BLOCK_BYTES = 1 << 20
-_GZIP = b"\x1f\x8b"
-# zip, bzip2, xz, zstd, lz4, 7z: how a file begins that `datasets` unpacks.
-_PACKED = (b"PK\x03\x04", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"7z\xbc\xaf")
+# Why a path cannot even be looked for: a name too long, links that lead in a circle, a folder that is closed to us.
+_NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES)
+# What `datasets` makes of a table without rows.
+_NO_ROWS = re.compile(r"corresponds to no data|BatchSize must be greater than 0, got 0|No columns to parse from file")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -63,12 +63,19 @@ def open_source(
     options: Mapping[str, Cell] | None,
     cache_dir: str | os.PathLike[str] | None,
 ) -> tuple[datasets.Dataset, str, Path | None]:
-    """Open a source; return it with a name for messages and the folder that its relative paths start from."""
+    """Open a source; return it with a name for messages and the folder that its relative paths start from.
+
+    Example:
+        >>> found, name, base = open_source("builtin:features", "auto", {}, None, None, None, None)
+        >>> len(found), name, base
+        (150, 'builtin:features', None)
+    """
     if not isinstance(path, str | os.PathLike):
         _refuse(kind not in ("auto", "memory"), f"kind={kind!r} needs a path, not a {type(path).__name__}.")
         _refuse(options is not None, "options belong to a built-in source; this one is in memory.")
         return _open_memory(path, columns, split), "the data set in memory", None
     name = os.fspath(path)
+    _check_name(name, kind)
     found = _guess_kind(name) if kind == "auto" else kind
     _refuse(found == "memory", f"kind='memory' takes a datasets.Dataset or a mapping of lists, not the path {name!r}.")
     _refuse(
@@ -84,6 +91,10 @@ def open_source(
     place = Path(name)
     if not place.exists():
         raise DataError(f"{name!r} is not there: no such file or folder (looked in {place.absolute().parent}).")
+    _refuse(
+        not place.is_dir() and not place.is_file(),
+        f"{name!r} is a pipe, a socket or a device, which may never end: expected a file or a folder.",
+    )
     if found == "folder":
         return open_folder(place, split), str(place), None
     if found == "svmlight" and place.is_file():
@@ -91,6 +102,22 @@ def open_source(
         loaded = datasets.DatasetDict({"train": read_svmlight(place, options or {})})
         return _choose_split(loaded, split, str(place)), str(place), place.parent
     return _open_table(place, found, columns, split, cache_dir), str(place), place if place.is_dir() else place.parent
+
+
+def _check_name(name: object, kind: str) -> None:
+    """Refuse a kind that does not exist, and a path that no disk can hold."""
+    if kind not in get_args(Kind):
+        raise DataError(
+            f"kind is one of {', '.join(get_args(Kind))}; found {kind!r}.{did_you_mean(kind, get_args(Kind))}"
+        )
+    _refuse(not isinstance(name, str), f"a path is text; found {name!r}.")
+    _refuse(not name, "the path is empty: expected a file, a folder, a Hub name or builtin:NAME.")
+    try:
+        os.stat(str(name))  # noqa: PTH116 - a Path would not tell why
+    except OSError as error:
+        _refuse(error.errno in _NO_PATH, f"{name!r} is no path that can be read: {error.strerror}.")
+    except ValueError:
+        pass  # a NUL byte: no such file, as is told below
 
 
 def _guess_kind(name: str) -> Kind:
@@ -135,6 +162,9 @@ def _open_memory(
         return source.with_format(None)
     if not isinstance(source, Mapping):
         raise DataError(f"expected a path, a datasets.Dataset or a mapping of lists, found {type(source).__name__}.")
+    for name, values in source.items():
+        if isinstance(values, str | bytes) or not hasattr(values, "__len__"):
+            raise DataError(f"the column {name!r} in memory is {type(values).__name__}; expected a list of its values.")
     lengths = {name: len(values) for name, values in source.items()}
     _refuse(len(set(lengths.values())) > 1, f"the columns in memory differ in length: {lengths}.")
     encoded: dict[str, object] = dict(source)
@@ -146,11 +176,13 @@ def _open_memory(
         features[image] = datasets.Image(decode=False)
     try:
         others = {name: values for name, values in encoded.items() if name not in features}
-        # An empty data set has no length to add a column to.
-        dataset = datasets.Dataset.from_dict(others or encoded, None if others else datasets.Features(features))
-        for name, feature in features.items() if others else ():
-            dataset = dataset.add_column(name, pa.array(encoded[name], STORED_IMAGE), feature=feature)
-    except (pa.ArrowException, TypeError) as error:
+        pictures = {name: pa.array(encoded[name], STORED_IMAGE) for name in features}
+        if not others:
+            return table_dataset(pictures, datasets.Features(features))
+        dataset = datasets.Dataset.from_dict(others)
+        for name, feature in features.items():
+            dataset = dataset.add_column(name, pictures[name], feature=feature)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"the columns in memory cannot be made a table: {error}.") from error
     return dataset
 
@@ -181,7 +213,7 @@ def _open_table(
         raise DataError(f"{place} is a folder; only parquet files are read from one. Name the {kind} file.")
     try:
         if kind != "parquet":
-            _check_utf8(place)
+            check_text(place)
         with quiet_unless_terminal():
             files = files_by_split(place.rglob("*.parquet"), place) if place.is_dir() else str(place)
             arguments = _csv_arguments(place, columns) if kind == "csv" else {}
@@ -191,61 +223,21 @@ def _open_table(
     except DataError:
         raise
     except Exception as error:  # pandas, Arrow and datasets raise their own types for a damaged file
-        causes = [str(cause) for cause in (error.__cause__, error) if cause is not None and str(cause)]
-        raise DataError(f"{place} cannot be read as {kind}: {'; '.join(causes) or type(error).__name__}") from error
+        raise DataError(_why_unread(place, kind, error)) from error
     dataset = _choose_split(loaded, split, str(place))
     return _without_blank_rows(dataset) if kind == "text" else dataset
 
 
-def _check_utf8(place: Path) -> None:
-    """Refuse a file that is not UTF-8, naming the line and the byte.
-
-    Decoded in blocks, some 1 GB/s; lines are counted only once there is something to tell. What is packed in another
-    way than gzip is left to the reader, which unpacks it.
-    """
-    first = _first_bytes(place)
-    if not first:
-        raise DataError(f"{place} is empty.")
-    if first.startswith(_PACKED):
-        return
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    with _opened(place) as file:
-        read = 0
-        while True:
-            block = file.read(_BLOCK_BYTES)
-            waiting = len(decoder.getstate()[0])  # the start of a character whose rest is in this block
-            try:
-                decoder.decode(block, final=not block)
-            except UnicodeDecodeError as error:
-                position, byte = read - waiting + error.start, error.object[error.start]
-                break
-            if not block:
-                return
-            read += len(block)
-    raise DataError(
-        f"{place} is not UTF-8: line {_line_of(place, position)} holds the byte 0x{byte:02x} (byte {position} of the "
-        "file). Convert it first, for example by iconv -f latin1 -t utf-8."
-    )
-
-
-def _line_of(place: Path, position: int) -> int:
-    """Return the number of the line, from 1, that holds a byte of a file."""
-    line = 1
-    with _opened(place) as file:
-        while position > 0:
-            block = file.read(min(_BLOCK_BYTES, position))
-            line += block.count(b"\n")
-            position -= len(block)
-    return line
-
-
-def _first_bytes(place: Path) -> bytes:
-    with place.open("rb") as file:
-        return file.read(8)
-
-
-def _opened(place: Path) -> io.BufferedIOBase:
-    return gzip.open(place) if _first_bytes(place).startswith(_GZIP) else place.open("rb")
+def _why_unread(place: Path, kind: Kind, error: Exception) -> str:
+    """Say why a file cannot be read: by its line where that can be found, else as the libraries say it."""
+    causes = [str(cause) for cause in (error.__cause__, error) if cause is not None and str(cause)]
+    if any(_NO_ROWS.search(cause) for cause in causes):
+        return f"{place} has no rows."
+    line = ""
+    with contextlib.suppress(OSError, EOFError, zlib.error, UnicodeDecodeError):  # packed, and damaged as such
+        line = broken_line(place) if kind == "json" and place.is_file() else ""
+    # What `datasets` says last is that it failed, which is known by now.
+    return f"{place} cannot be read as {kind}: {line or (causes[0] if causes else type(error).__name__)}"
 
 
 def _without_blank_rows(dataset: datasets.Dataset) -> datasets.Dataset:
@@ -262,7 +254,7 @@ def _csv_arguments(place: Path, columns: Mapping[str, str]) -> dict[str, object]
     """
     separator = "\t" if ".tsv" in [suffix.lower() for suffix in place.suffixes] else ","
     strings = {columns[role] for role in ("image", "label", "text") if role in columns}
-    header = list(pd.read_csv(place, sep=separator, nrows=0).columns)
+    header = check_header(place, separator)
     return {
         "sep": separator,
         "converters": {name: str for name in header if name in strings},
@@ -272,7 +264,13 @@ def _csv_arguments(place: Path, columns: Mapping[str, str]) -> dict[str, object]
 
 
 def files_by_split(paths: Iterable[Path], place: Path) -> dict[str, list[str]]:
-    """List files below a folder by split: the file's or a folder's name says which, else it is "train"."""
+    """List files below a folder by split: the file's or a folder's name says which, else it is "train".
+
+    Example:
+        >>> files = [Path("data/train/a.txt"), Path("data/test/b.txt")]
+        >>> files_by_split(files, Path("data"))
+        {'test': ['data/test/b.txt'], 'train': ['data/train/a.txt']}
+    """
     found: dict[str, list[str]] = {}
     for path in sorted(paths):
         inside = path.relative_to(place)
@@ -310,7 +308,13 @@ def _choose_split(loaded: datasets.Dataset | datasets.DatasetDict, split: str | 
 
 @contextlib.contextmanager
 def quiet_unless_terminal() -> Iterator[None]:
-    """Keep the progress bars of `datasets` out of logs."""
+    """Keep the progress bars of `datasets` out of logs.
+
+    Example:
+        >>> with quiet_unless_terminal():
+        ...     print(len(datasets.Dataset.from_dict({"a": [1, 2]}).map(lambda row: row)))
+        2
+    """
     if sys.stderr.isatty() or datasets.are_progress_bars_disabled():
         yield
         return

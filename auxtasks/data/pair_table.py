@@ -45,6 +45,15 @@ class PairTable:
 
     Raises:
         DataError: sides and labels of other lengths, or other class names.
+
+    Example:
+        >>> from auxtasks.data.feature_columns import feature_table_of
+        >>> items = feature_table_of(np.eye(3, dtype=np.float32), np.full(3, -1), (), np.arange(3))
+        >>> left, right, labels = np.array([0, 2]), np.array([1, 1]), np.array([1, 0])
+        >>> pairs = PairTable(items, left, right, labels, np.arange(2), (), "two pairs")
+        >>> record: PairRecord = pairs.record(1)
+        >>> record["left"]["features"].tolist(), record["label"]
+        ([0.0, 0.0, 1.0], 0)
     """
 
     items: ItemTable

@@ -89,9 +89,11 @@ def balanced_pairs(labels: Sequence[int] | Rows, seed: int, *, photos: int = 5, 
     groups = [rng.permutation(np.flatnonzero(labels == person))[:photos] for person in np.unique(labels[labels >= 0])]
     same = [(a, b) for group in groups for place, a in enumerate(group) for b in group[place + 1 :]]
     if not same or len(groups) < 2:
+        several = sum(len(group) > 1 for group in groups)
         raise DataError(
-            f"verification needs two people, one of them with two photos; found {len(groups)} people in {len(labels)} "
-            "labelled photos and nobody with two. Hold out more people."
+            "verification needs two people, one of them with two photos; found "
+            f"{np.count_nonzero(labels >= 0)} labelled photos of {len(groups)} people, of whom {several} have two or "
+            "more. Hold out more people."
         )
     chosen = np.array(same)[rng.permutation(len(same))[:limit]]
     pool = np.concatenate(groups)
@@ -125,7 +127,15 @@ def load_pairs(
 
     Raises:
         ColumnError: a column is missing.
-        DataError: a pair names a picture that is not there; says which and how many.
+        DataError: a pair names a picture that is not there (says which and how many), or one that several rows are
+            called by; or ``same`` is neither 0 nor 1, or a fold no whole number.
+
+    Example:
+        >>> photos = Dataset.from_dict({"file": ["a1.png", "a2.png", "b1.png"]})
+        >>> told = {"left": ["a1.png", "a1.png"], "right": ["a2.png", "b1.png"], "same": [1, 0]}
+        >>> pairs: Pairs = load_pairs(told, photos)
+        >>> pairs.left.tolist(), pairs.right.tolist(), pairs.same.tolist()
+        ([0, 0], [1, 2], [1, 0])
     """
     where = {"protocol": protocol} if protocol is not None else None
     roles = {name: name for name in ("left", "right", "same")}
@@ -137,17 +147,56 @@ def load_pairs(
         )
     row_of = {value: row for row, value in enumerate(dataset[key])}
     names = [*table["left"], *table["right"]]
-    absent = sorted({name for name in names if name not in row_of})
+    for place, name in enumerate(names):
+        if not isinstance(name, str | int):
+            raise DataError(
+                f"row {place % len(table)} of the pairs names no picture, but {name!r}; expected a value of the column "
+                f"{key!r}."
+            )
+    absent = sorted({name for name in names if name not in row_of}, key=str)
     if absent:
         raise DataError(
             f"{len(absent)} pictures of the pairs file are not among the {len(row_of)} pictures, such as {absent[0]!r} "
             f"(looked up in the column {key!r}). A filter on the pictures may have taken them out."
         )
+    if len(row_of) < len(dataset):
+        _refuse_several(list(dataset[key]), set(names), key)
     rows = np.array([row_of[name] for name in names], dtype=np.int64).reshape(2, -1)
-    folds = np.array(table["fold"], dtype=np.int64) if "fold" in table.column_names else None
+    folds = _whole_numbers(list(table["fold"]), "fold") if "fold" in table.column_names else None
     if folds is not None and len(np.unique(folds)) < 2:
         folds = None  # a single fold, or the -1 of pairs outside the folds
-    return Pairs(left=rows[0], right=rows[1], same=np.array(table["same"], dtype=np.int64), folds=folds)
+    return Pairs(left=rows[0], right=rows[1], same=_truths(list(table["same"])), folds=folds)
+
+
+def _refuse_several(values: Sequence[object], wanted: Collection[object], key: str) -> None:
+    """Refuse pairs of pictures whose name is that of several rows: which one is meant, nobody knows."""
+    seen: set[object] = set()
+    for row, value in enumerate(values):
+        if value in seen and value in wanted:
+            raise DataError(
+                f"the pairs name {value!r}, which is in several rows of the column {key!r}, row {row} among them; "
+                "pairs need a column with a value of its own in each row."
+            )
+        seen.add(value)
+
+
+def _truths(values: Sequence[object]) -> Rows:
+    found = _whole_numbers(values, "same")
+    wrong = np.flatnonzero((found != 0) & (found != 1))
+    if len(wrong):
+        raise DataError(
+            f"row {wrong[0]} of the pairs holds {values[wrong[0]]!r} in the column 'same'; expected 1 for the same "
+            "person and 0 for two."
+        )
+    return found
+
+
+def _whole_numbers(values: Sequence[object], name: str) -> Rows:
+    """Return whole numbers, whatever type a table keeps them in."""
+    for row, value in enumerate(values):
+        if not isinstance(value, int | float) or not float(value).is_integer():
+            raise DataError(f"row {row} of the pairs holds {value!r} in the column {name!r}; expected a whole number.")
+    return np.array(values, dtype=np.float64).astype(np.int64)
 
 
 def refuse_trained_people(people_in_pairs: Collection[str], trained: Collection[str]) -> None:
@@ -155,6 +204,13 @@ def refuse_trained_people(people_in_pairs: Collection[str], trained: Collection[
 
     Raises:
         LeakError: how many, and who for example.
+
+    Example:
+        >>> refuse_trained_people({"ada"}, trained={"bob"})
+        >>> refuse_trained_people({"ada", "bob"}, trained={"bob"})  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        auxtasks.errors.LeakError: 1 of the 2 people in the pairs were trained on, such ...
     """
     seen = sorted(set(people_in_pairs) & set(trained))
     if seen:

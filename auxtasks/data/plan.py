@@ -16,7 +16,11 @@ from numpy.typing import NDArray
 from auxtasks.errors import DataError
 from auxtasks.seeding import generator
 
-__all__ = ["BatchPlan", "EpochPlan", "IdentityPlan", "Pick"]
+__all__ = ["BatchPlan", "EpochPlan", "IdentityPlan", "Pick", "refuse_copies"]
+
+# Times that a batch may hold each item on average. Beyond the first it learns of augmentation and dropout alone, and a
+# batch size with a zero too many would take hours to read before anybody is told.
+MOST_COPIES = 100
 
 
 class Pick(NamedTuple):
@@ -28,7 +32,13 @@ class Pick(NamedTuple):
 
 
 class BatchPlan(Protocol):
-    """A pure function from a step's number to its global batch."""
+    """A pure function from a step's number to its global batch.
+
+    Example:
+        >>> plan: BatchPlan = EpochPlan(4, 2, seed=0)
+        >>> plan.batch_size, sorted(pick.row for step in range(2) for pick in plan.batch(step))
+        (2, [0, 1, 2, 3])
+    """
 
     @property
     def batch_size(self) -> int:
@@ -38,6 +48,31 @@ class BatchPlan(Protocol):
     def batch(self, step: int) -> list[Pick]:
         """Return the items of a step, in order."""
         ...
+
+
+def refuse_copies(batch_size: int, items: int, there_are: str) -> None:
+    """Refuse a batch that is far larger than all there is.
+
+    Args:
+        batch_size: items in a batch.
+        items: that there are.
+        there_are: these in words, for the message.
+
+    Raises:
+        DataError: says how large a batch may be.
+
+    Example:
+        >>> refuse_copies(64, 8, "8 pictures")
+        >>> refuse_copies(1_000_000, 8, "8 pictures")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        auxtasks.errors.DataError: a batch of 1,000,000 would hold each item 125,000 times: there are 8 pictures...
+    """
+    if batch_size > MOST_COPIES * items:
+        raise DataError(
+            f"a batch of {batch_size:,} would hold each item {batch_size // items:,} times: there are {there_are}. Set "
+            f"the batch size to at most {MOST_COPIES * items:,}."
+        )
 
 
 class EpochPlan:
@@ -149,6 +184,8 @@ class IdentityPlan:
             _Pool(several, identities - single_places, seed, "several", favour),
             _Pool(single, single_places, seed, "single", favour),
         ]
+        photos_there = f"{len(groups):,} people with {len(self._labels):,} photos"
+        refuse_copies(identities * photos, len(self._labels), photos_there)
         people = sum(len(pool.groups) for pool in self._pools if pool.places)
         if people < 2:
             raise DataError(

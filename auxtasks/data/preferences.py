@@ -18,7 +18,13 @@ Conversation: TypeAlias = list[Message]
 
 
 class PreferenceTexts(NamedTuple):
-    """N pairs of texts; an empty text where a row has none, and None where it has no prompt."""
+    """N pairs of texts; an empty text where a row has none, and None where it has no prompt.
+
+    Example:
+        >>> texts = PreferenceTexts(prompts=[None], chosen=["A good answer."], rejected=["A bad one."])
+        >>> texts.chosen
+        ['A good answer.']
+    """
 
     prompts: list[str | None]
     chosen: list[str]

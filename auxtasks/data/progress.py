@@ -12,7 +12,12 @@ __all__ = ["ProgressBar"]
 
 
 class ProgressBar:
-    """A bar on a terminal's standard error, from the second second on; nothing anywhere else."""
+    """A bar on a terminal's standard error, from the second second on; nothing anywhere else.
+
+    Example:
+        >>> with ProgressBar("reading", total=10) as bar:
+        ...     bar.advance(10)
+    """
 
     def __init__(self, title: str, total: int) -> None:
         self._title, self._total = title, total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
@@ -41,7 +42,7 @@ def queries_of(dataset: datasets.Dataset) -> tuple[Rows, tuple[str, ...]]:
     if pa.types.is_floating(column.type):
         # What pandas makes of whole numbers when one is missing.
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
-        if pc.all(pc.equal(column, pc.floor(column))).as_py() is not False:
+        with contextlib.suppress(pa.ArrowInvalid):  # a fraction, or beyond 64 bits: refused below
             column = column.cast(pa.int64())
     kind = column.type
     if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
@@ -92,6 +93,7 @@ def grades_of(dataset: datasets.Dataset, on_error: str) -> NDArray[np.float64]:
     feature, column = dataset.features[name], arrow_column(dataset, name)
     if isinstance(feature, datasets.ClassLabel):
         codes = pc.fill_null(column, pa.scalar(-1, column.type)).to_numpy().astype(np.int64)
+        codes = np.where((codes >= 0) & (codes < len(feature.names)), codes, -1)
         grades = np.array([*_numbers(feature.names, name), np.nan])[codes]  # the last one is where -1 looks
     else:
         grades = _as_floats(column, feature, name, "numbers, the higher the better")
@@ -105,8 +107,9 @@ def grades_of(dataset: datasets.Dataset, on_error: str) -> NDArray[np.float64]:
     grades = np.where(finite, grades, np.nan)
     most = np.max(np.abs(grades[finite]), initial=0)
     if (pa.types.is_integer(column.type) and most > _MOST_OF_A_WHOLE_GRADE) or most > np.finfo(np.float32).max:
+        shown = f"{most:,.0f}" if most < 1e15 else f"{most:.6g}"
         raise DataError(
-            f"the column {name!r} holds grades up to {most:,.0f} in size; float32 does not tell all of these apart. "
+            f"the column {name!r} holds grades up to {shown} in size; float32 does not tell all of these apart. "
             "Put smaller ones in their place, such as the rank within the query."
         )
     # Equal as they will be kept.
@@ -160,6 +163,14 @@ def margins_of(dataset: datasets.Dataset) -> NDArray[np.float32]:
 
 
 def check_choice(name: str, value: str) -> None:
-    """Refuse what is neither ``"raise"`` nor ``"skip"``."""
+    """Refuse what is neither ``"raise"`` nor ``"skip"``.
+
+    Example:
+        >>> check_choice("on_error", "skip")
+        >>> check_choice("on_error", "ignore")
+        Traceback (most recent call last):
+            ...
+        auxtasks.errors.DataError: on_error is 'raise' or 'skip'; found 'ignore'.
+    """
     if value not in ("raise", "skip"):
         raise DataError(f"{name} is 'raise' or 'skip'; found {value!r}.")

@@ -28,6 +28,14 @@ class RankingRecord(TypedDict):
     """One query: rows (n,) of its items in the table `items`, their grades (n,), and the margin that it asks for.
 
     ``margin`` is NaN where the query asks for none of its own.
+
+    Example:
+        >>> from auxtasks.data.feature_columns import feature_table_of
+        >>> items = feature_table_of(np.eye(2, dtype=np.float32), np.full(2, -1), (), np.arange(2))
+        >>> grades = np.float32([1, 0])
+        >>> query: RankingRecord = {"items": items, "places": np.arange(2), "grades": grades, "margin": np.nan}
+        >>> len(query["places"])
+        2
     """
 
     items: ItemTable

@@ -18,7 +18,12 @@ Batch = TypeVar("Batch")
 
 
 class FollowsPlan(FollowsSteps):
-    """A source whose steps are those of a plan of rows, each of as many as any other."""
+    """A source whose steps are those of a plan of rows, each of as many as any other.
+
+    Example:
+        >>> issubclass(RowFeed, FollowsPlan)
+        True
+    """
 
     plan: EpochPlan
 
@@ -34,6 +39,15 @@ class FollowsPlan(FollowsSteps):
             TrainingError: says by how much it is off.
         """
         shard.micro_batch_size(self.plan.batch_size)
+
+    def rows(self, step: int, shard: Shard) -> list[list[int]]:
+        """Return the rows of a step's micro-batches of one process."""
+        rows = self.plan.rows(step)
+        return [rows[own].tolist() for own in shard.slices(self.plan.batch_size)]
+
+    def spell_row(self, row: int) -> str:
+        """Return a row's number."""
+        return str(row)
 
 
 @dataclasses.dataclass(frozen=True)

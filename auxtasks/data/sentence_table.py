@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auxtasks import checkpoint
+from auxtasks.data.array_files import map_array
 from auxtasks.data.lexicon import Lexicon
 from auxtasks.data.ragged import Ragged
+from auxtasks.data.sealed import read_sealed, write_sealed
 from auxtasks.errors import CheckpointError, DataError
 
 __all__ = ["LEFT_OUT", "SentenceRecord", "SentenceTable", "load_sentences", "save_sentences"]
@@ -42,6 +44,21 @@ class SentenceTable:
         truncated: how many sentences are longer than the backbone takes, and lost their last words.
         keep_initial: whether the first word stays where it is, since its capital would tell.
         fingerprint: changes with any word, token or row.
+
+    Example:
+        >>> import tempfile
+        >>> from auxtasks.data.sentences import read_sentences
+        >>> from auxtasks.data.tokenizers import train_tokenizer
+        >>> texts = ["The old dog sleeps.", "A cat hears the dog.", "The cat sees a dog."]
+        >>> tokenizer = train_tokenizer(texts, size=60)
+        >>> table: SentenceTable = read_sentences(texts, tokenizer, length=16)
+        >>> record: SentenceRecord = table.record(0)
+        >>> len(table), len(record["words"]), record["movable"]
+        (3, 5, slice(0, 4, None))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_sentences(table, Path(folder) / "kept")
+        ...     print(load_sentences(Path(folder) / "kept").fingerprint == table.fingerprint)
+        True
     """
 
     words: Ragged
@@ -114,7 +131,7 @@ def save_sentences(table: SentenceTable, place: Path) -> None:
             "fingerprint": table.fingerprint,
             "digests": digests,
         }
-        checkpoint.write_json(folder / "manifest.json", facts)
+        write_sealed(folder / "manifest.json", facts)
 
 
 def load_sentences(place: Path) -> SentenceTable | None:
@@ -122,12 +139,12 @@ def load_sentences(place: Path) -> SentenceTable | None:
     if not place.is_dir():
         return None
     try:
-        facts = checkpoint.read_json(place / "manifest.json")
+        facts = read_sealed(place / "manifest.json")
         for name, digest in facts["digests"].items():
             if checkpoint.file_digest(place / f"{name}.npy") != digest:
                 return None
         # As plain arrays over the mapped memory: slicing a `memmap` costs ten times what slicing an array does.
-        kept = {name: np.asarray(np.load(place / f"{name}.npy", mmap_mode="r")) for name in facts["digests"]}
+        kept = {name: np.asarray(map_array(place / f"{name}.npy")) for name in facts["digests"]}
         words, inner, initial = (Ragged(kept[name], kept[f"{name}_offsets"]) for name in ("words", "inner", "initial"))
         return SentenceTable(
             words=words,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from auxtasks.data.lexicon import CLOSING, GLUED, Lexicon, build_lexicon, lexicon_digest, tells_the_start
 from auxtasks.data.ragged import Ragged
 from auxtasks.data.sentence_table import LEFT_OUT, SentenceRecord, SentenceTable, load_sentences, save_sentences
-from auxtasks.data.tokenizers import tokenizer_digest
+from auxtasks.data.tokenizers import check_characters, tokenizer_digest
 from auxtasks.errors import DataError
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ def _strings(texts: Iterable[str | None]) -> list[str]:
     for row, text in enumerate(found):
         if not isinstance(text, str):
             raise DataError(f"row {row} holds {text!r}; expected a sentence.")
+        check_characters(text, f"row {row}")
     return found
 
 
@@ -206,9 +207,11 @@ def _cut(words: Ragged, lexicon: Lexicon, length: int) -> tuple[Ragged, int]:
 def _can_be_shuffled(words: Ragged, lexicon: Lexicon, keep_initial: bool) -> tuple[NDArray[np.bool_], dict[str, int]]:
     """Return which sentences have two different words that may move, (N,), and how many have not, by reason."""
     lengths = words.lengths
-    last = words.values[np.maximum(words.offsets[1:] - 1, 0)] if len(words.values) else np.zeros(len(words), np.int32)
+    closed = np.zeros(len(words), dtype=bool)
+    filled = lengths > 0  # a corpus of nothing but spaces has no word to look at
+    closed[filled] = lexicon.closes[words.values[words.offsets[1:][filled] - 1]]
     starts = words.offsets[:-1] + int(keep_initial)
-    stops = words.offsets[1:] - (lexicon.closes[last] & (lengths > 0))
+    stops = words.offsets[1:] - closed
     movable = stops - starts
     # How often neighbours differ before each place: between the ends of what may move, once is enough.
     changes = np.concatenate([[0, 0], np.cumsum(words.values[1:] != words.values[:-1])])

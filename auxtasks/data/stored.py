@@ -22,7 +22,17 @@ _ROWS_AT_A_TIME = 256
 
 
 def stored_pictures(dataset: datasets.Dataset) -> datasets.Dataset:
-    """Return the picture column alone, not decoded."""
+    """Return the picture column alone, not decoded.
+
+    Example:
+        >>> from auxtasks.data.sources import load_source
+        >>> faces = load_source("builtin:drawn_faces", columns={"image": "image"}, options={"people": 2, "photos": 2})
+        >>> stored = stored_pictures(faces)
+        >>> [(first, len(block)) for first, block in blocks_of(stored)]
+        [(0, 4)]
+        >>> pictures_key(stored, "32 x 32") == pictures_key(stored, "64 x 64")
+        False
+    """
     feature = dataset.features.get("image")
     if not isinstance(feature, datasets.Image):
         found = ", ".join(dataset.column_names)

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 import datasets
 
 from auxtasks.data.opening import files_by_split, quiet_unless_terminal
-from auxtasks.data.streams import first_row
+from auxtasks.data.stream_rows import first_row
 from auxtasks.errors import ColumnError, DataError, did_you_mean
 
 __all__ = ["StreamKind", "open_stream"]

@@ -13,11 +13,9 @@ library's own shuffle buffer, which is empty after a resume, it loses no row.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -27,10 +25,13 @@ from torch.utils import data as torch_data
 
 from auxtasks.data.length_plan import cut_by_length
 from auxtasks.data.loaders import Records, Shard
+from auxtasks.data.stream_rows import Row, is_shuffled, rows_of
+from auxtasks.data.worker_sockets import check_worker_sockets
 from auxtasks.errors import DataError
 from auxtasks.seeding import generator
+from auxtasks.signals import begin_loader_worker
 
-__all__ = ["BLOCK_ROWS", "Block", "StreamFeed", "describe_stream", "first_row"]
+__all__ = ["BLOCK_ROWS", "Block", "StreamFeed"]
 
 logger = logging.getLogger("auxtasks")
 
@@ -38,14 +39,29 @@ BLOCK_ROWS = 4096
 _LOGGED_EVERY_ROWS = 1_000_000
 # So many batches does the reading process keep ready, to bridge the time that it takes to read a block.
 _READ_AHEAD = 16
+# Of so many steps the rows are remembered, for messages about one that went wrong.
+_REMEMBERED_STEPS = 64
 # A row's number in an epoch is its shard times this, and its place in the shard.
 _MOST_ROWS_OF_A_SHARD = 1 << 40
 
-Row: TypeAlias = Mapping[str, Any]
-
 
 class Block(Records, Protocol):
-    """What a task makes of some rows: records, as of a whole data set."""
+    """What a task makes of some rows: records, as of a whole data set.
+
+    Example:
+        >>> class Words:
+        ...     def __init__(self, texts):
+        ...         self.texts, self.rows, self.left_out = texts, np.arange(len(texts)), {}
+        ...     def __len__(self):
+        ...         return len(self.texts)
+        ...     def record(self, index):
+        ...         return {"words": self.texts[index].split()}
+        ...     def token_lengths(self):
+        ...         return np.array([len(text.split()) for text in self.texts])
+        >>> block: Block = Words(["a b", "c"])
+        >>> block.token_lengths().tolist(), block.record(0)
+        ([2, 1], {'words': ['a', 'b']})
+    """
 
     @property
     def rows(self) -> NDArray[np.int64]:
@@ -160,20 +176,23 @@ class StreamFeed:
             )
         if min(self.batch_size, self.block_rows) < 1:
             raise DataError(f"batch_size and block_rows are at least 1, found {self.batch_size} and {self.block_rows}.")
-        if _is_shuffled(self.dataset):
+        if is_shuffled(self.dataset):
             raise DataError(
                 "the stream is shuffled by the library, whose buffer loses rows on a resume: pass it unshuffled "
                 "(without .shuffle()); shards and blocks of rows are shuffled here."
             )
         self._position = _Position()
+        self._rows: dict[int, list[list[int]]] = {}  # of the newest steps
 
     def check(self, shard: Shard) -> None:
         """Refuse a shard that the batches, or the files, cannot be split for.
 
         Raises:
-            TrainingError: the batch cannot be split evenly.
+            TrainingError: the batch cannot be split evenly, or a worker could send nothing.
             DataError: fewer files than processes.
         """
+        if self.workers:
+            check_worker_sockets()
         shard.micro_batch_size(self.batch_size)
         if self.dataset.num_shards < shard.processes:
             raise DataError(
@@ -189,6 +208,29 @@ class StreamFeed:
         """Go on from what `position` returned."""
         self._position = _Position.of_json(position)
 
+    def rows(self, step: int, shard: Shard) -> list[list[int]]:
+        """Return the rows of a step's micro-batches of this process; none of a step long ago, or yet to come."""
+        del shard  # a stream has been read by one already
+        return self._rows.get(step, [])
+
+    def spell_row(self, row: int) -> str:
+        """Return a row's shard and its place in it, both from 0.
+
+        Example:
+            >>> from datasets import Dataset
+            >>> rows = Dataset.from_dict({"text": ["a", "b"]}).to_iterable_dataset()
+            >>> feed = StreamFeed(rows, lambda rows, first: None, dict, list, batch_size=1, seed=0)
+            >>> feed.spell_row((2 << 40) + 5)
+            '5 of shard 2'
+        """
+        shard, place = divmod(row, _MOST_ROWS_OF_A_SHARD)
+        return f"{place} of shard {shard}"
+
+    def _remember(self, step: int, rows: list[int]) -> None:
+        if step not in self._rows:
+            self._rows.pop(step - _REMEMBERED_STEPS, None)
+        self._rows.setdefault(step, []).append(rows)
+
     def batches(self, start: int, stop: int, shard: Shard) -> Iterator[Any]:
         """Yield the micro-batches of steps `start` to `stop` - 1 for one process, in order, from where it stands."""
         loader: Any = torch_data.DataLoader(
@@ -198,10 +240,13 @@ class StreamFeed:
             num_workers=self.workers,
             prefetch_factor=_READ_AHEAD if self.workers else None,
             generator=torch.Generator(),  # without one the loader draws a seed from torch's global generator
+            worker_init_fn=begin_loader_worker,
         )
         logged = self._position.read // _LOGGED_EVERY_ROWS
-        for batch, position in loader:
+        self._rows.clear()  # of steps that may come again
+        for batch, position, step, rows in loader:
             self._position = position
+            self._remember(step, rows)
             if position.read // _LOGGED_EVERY_ROWS > logged:
                 logged = position.read // _LOGGED_EVERY_ROWS
                 logger.info("read %s rows in this process (epoch %d); left out: %s.", f"{position.read:,}",
@@ -209,8 +254,8 @@ class StreamFeed:
             yield batch
 
 
-class _Reading(torch_data.IterableDataset[tuple[Any, _Position]]):
-    """The micro-batches of one process from a position on, each with the position behind its step."""
+class _Reading(torch_data.IterableDataset[tuple[Any, _Position, int, list[int]]]):
+    """The micro-batches of one process from a position on, each with the position behind its step, it, and its rows."""
 
     def __init__(self, feed: StreamFeed, start: int, stop: int, shard: Shard, position: _Position) -> None:
         self._feed = feed
@@ -220,13 +265,14 @@ class _Reading(torch_data.IterableDataset[tuple[Any, _Position]]):
         self._local_batch = shard.micro_batch_size(feed.batch_size) * shard.accumulation
         self._local_tokens = None if feed.batch_tokens is None else feed.batch_tokens // shard.processes
 
-    def __iter__(self) -> Iterator[tuple[Any, _Position]]:
+    def __iter__(self) -> Iterator[tuple[Any, _Position, int, list[int]]]:
         batches = self._batches(self._position)
         for step in self._steps:
             ready, places, position = next(batches)
             for part in np.split(places, self._shard.accumulation):
                 items = [self._item(ready.block.record(place), ready.kept[place], step) for place in part.tolist()]
-                yield self._feed.collate(items), position
+                rows = [ready.kept[place].number for place in part.tolist()]
+                yield self._feed.collate(items), position, step, rows
 
     def _item(self, record: Mapping[str, Any], held: _Held, step: int) -> Any:
         rng = generator(self._feed.seed, "transform", held.epoch, held.number)
@@ -251,7 +297,7 @@ class _Reading(torch_data.IterableDataset[tuple[Any, _Position]]):
                 source = dataset.shard(num_shards=dataset.num_shards, index=number)
                 if here.state is not None:
                     source.load_state_dict(dict(here.state))
-                for rows in _rows_of(source, self._feed.block_rows, number):
+                for rows in rows_of(source, self._feed.block_rows, number):
                     state = source.state_dict()  # the reader is behind these rows, and has not gone on
                     ready = self._read(rows, here, number, first)
                     first = False
@@ -294,63 +340,6 @@ class _Reading(torch_data.IterableDataset[tuple[Any, _Position]]):
                 f"{lost:,} of {read:,} rows so far cannot be used ({_spell_left_out(left_out)}); "
                 f"{self._feed.most_left_out:.0%} may be left out. Clean the corpus, or allow more (most_left_out)."
             )
-
-
-def first_row(dataset: IterableDataset) -> dict[str, Any]:
-    """Return the first row of a stream.
-
-    Raises:
-        DataError: there is none, or it cannot be read.
-
-    Example:
-        >>> from datasets import Dataset
-        >>> first_row(Dataset.from_dict({"text": ["a b", "c"]}).to_iterable_dataset())
-        {'text': 'a b'}
-    """
-    for number in range(dataset.num_shards):
-        source = dataset.shard(num_shards=dataset.num_shards, index=number)
-        for rows in _rows_of(source, 1, number):
-            return dict(rows[0])
-    raise DataError("the stream holds no rows.")
-
-
-def describe_stream(dataset: IterableDataset) -> str:
-    """Return what tells one stream from another without reading it: shards, columns and the first row's digest.
-
-    Example:
-        >>> from datasets import Dataset
-        >>> describe_stream(Dataset.from_dict({"text": ["a b", "c"]}).to_iterable_dataset(num_shards=2))
-        'a stream of 2 shards, columns text, that begins with 1d7c7d5a40f6'
-    """
-    row = first_row(dataset)
-    digest = hashlib.sha256(json.dumps(row, sort_keys=True, default=repr).encode("utf-8", "surrogatepass")).hexdigest()
-    return f"a stream of {dataset.num_shards} shards, columns {', '.join(row)}, that begins with {digest[:12]}"
-
-
-def _rows_of(source: IterableDataset, count: int, shard: int) -> Iterator[list[Row]]:
-    """Yield the rows of one shard, so many at a time."""
-    chunks = source.iter(batch_size=count)
-    while True:
-        try:
-            columns = next(chunks, None)
-        except Exception as error:  # Arrow, the file systems and the data set's own code raise what they like
-            raise DataError(f"shard {shard} of the stream cannot be read: {type(error).__name__}: {error}") from error
-        if columns is None:
-            return
-        names = list(columns)
-        yield [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-
-
-def _is_shuffled(dataset: IterableDataset) -> bool:
-    """Whether the library shuffles by a buffer anywhere below; nothing public tells."""
-    waiting = [getattr(dataset, "_ex_iterable", None)]
-    while waiting:
-        part = waiting.pop()
-        if type(part).__name__ == "BufferShuffledExamplesIterable":
-            return True
-        waiting += [inner for inner in [getattr(part, "ex_iterable", None)] if inner is not None]
-        waiting += list(getattr(part, "ex_iterables", None) or [])
-    return False
 
 
 def _spell_left_out(left_out: Mapping[str, int]) -> str:

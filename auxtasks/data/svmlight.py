@@ -9,6 +9,7 @@ import bz2
 import gzip
 import io
 import itertools
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Final, cast
@@ -25,7 +26,11 @@ __all__ = ["SVMLIGHT_OPTIONS", "read_svmlight"]
 
 SVMLIGHT_OPTIONS: Final[Mapping[str, type]] = {"width": int, "zero_based": bool}
 
+_UNPACKING: Final = (OSError, EOFError, zlib.error)  # of a packed file that is cut off or damaged
 _LINES_AT_A_TIME: Final = 1000
+# Bytes of a dense table that are always taken, and how many times larger than its numbers a larger one may be.
+_ALWAYS_FITS: Final = 1 << 26
+_MOST_FOLD: Final = 200
 _SHOWN: Final = 60  # characters of a damaged line
 
 
@@ -45,6 +50,15 @@ def read_svmlight(place: Path, options: Mapping[str, Cell]) -> datasets.Dataset:
             empty, or an option is wrong.
 
     Reference: Joachims, SVMlight, 1999; Qin et al., "LETOR", Information Retrieval 2010.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "train.txt"
+        ...     _ = path.write_text("2 qid:1 1:0.5 3:1.0")
+        ...     found = read_svmlight(path, {"width": 4})
+        ...     print(found[0])
+        {'qid': 1, 'label': 2.0, 'features': [0.5, 0.0, 1.0, 0.0]}
     """
     width, zero_based = _checked(options)
     if not place.stat().st_size:
@@ -53,7 +67,7 @@ def read_svmlight(place: Path, options: Mapping[str, Cell]) -> datasets.Dataset:
         matrix, grades, queries = _load(place, zero_based)
     except (ValueError, OverflowError) as error:
         raise DataError(_damage(place, zero_based, str(error))) from error
-    except (OSError, EOFError) as error:  # a packed file that is cut off
+    except _UNPACKING as error:
         raise DataError(f"{place} cannot be read as svmlight: {error}") from error
     if len(queries) != len(grades):
         raise DataError(_damage(place, zero_based, "a line has no query"))
@@ -62,6 +76,7 @@ def read_svmlight(place: Path, options: Mapping[str, Cell]) -> datasets.Dataset:
     found = matrix.shape[1]
     if width is not None and found > width:
         raise DataError(f"{place} has {found} features, more than the options' width={width}.")
+    _check_size(place, matrix.shape[0], width or found, matrix.nnz)
     matrix.resize(matrix.shape[0], width or found)
     values = matrix.toarray()
     columns = datasets.Features(
@@ -77,6 +92,16 @@ def read_svmlight(place: Path, options: Mapping[str, Cell]) -> datasets.Dataset:
         "features": pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1]),
     }
     return table_dataset(arrays, columns)
+
+
+def _check_size(place: Path, rows: int, width: int, numbers: int) -> None:
+    """Refuse what would not fit into memory because of a single index that is too large."""
+    needed = 4 * rows * width
+    if needed > max(_ALWAYS_FITS, _MOST_FOLD * 8 * numbers):
+        raise DataError(
+            f"{place}: {rows:,} rows of {width:,} features would take {needed / 1e9:,.0f} GB, for the {numbers:,} "
+            "numbers that the file holds. Is an index, or the option width, wrong? Features are kept dense."
+        )
 
 
 def _checked(options: Mapping[str, Cell]) -> tuple[int | None, bool]:
@@ -103,6 +128,13 @@ def _load(source: Path | IO[bytes], zero_based: bool) -> tuple[Any, Any, Any]:
 
 def _damage(place: Path, zero_based: bool, cause: str) -> str:
     """Say which line of a file cannot be read, and why."""
+    try:
+        return _damaged_line(place, zero_based, cause)
+    except _UNPACKING as error:
+        return f"{place} cannot be read as svmlight: {error}"
+
+
+def _damaged_line(place: Path, zero_based: bool, cause: str) -> str:
     expected = "Expected lines such as 2 qid:10 1:0.3 5:1.2, their indices rising."
     with _opened(place) as file:
         first = 1

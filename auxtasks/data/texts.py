@@ -46,6 +46,18 @@ class TextTable:
         truncated: how many texts were longer than the backbone takes, and were cut; a subset keeps the whole's count.
         pad_id: token id of padding.
         fingerprint: changes with any text, token, label, name or row.
+
+    Example:
+        >>> import datasets
+        >>> from auxtasks.data.tokenizers import train_tokenizer
+        >>> tokenizer = train_tokenizer(["the old dog", "a cat"], size=40)
+        >>> table: TextTable = table_of_texts(["the cat", "a dog"], tokenizer, length=8)
+        >>> record: TextRecord = table.record(0)
+        >>> len(table), record["label"], table.truncated
+        (2, -1, 0)
+        >>> rows, truncated = tokenise(["the old dog the old dog"], tokenizer, 4)
+        >>> truncated
+        1
     """
 
     tokens: Ragged

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from auxtasks.errors import DataError
+from auxtasks.errors import DataError, library_words
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer, normalizers, pre_tokenizers
@@ -27,6 +27,8 @@ _CONTINUES: Final = "##"
 # As BERT: of a corpus with more characters, the rarer ones become [UNK] instead of filling the vocabulary.
 _MOST_CHARACTERS: Final = 1000
 _LEAST_FREQUENCY: Final = 2
+_MOST_TOKENS: Final = 1_000_000  # the trainer takes memory for all of them at once
+_STRANGE: Final = "\ua66e"  # a letter of next to nobody's alphabet
 
 
 def train_tokenizer(
@@ -62,6 +64,8 @@ def train_tokenizer(
         raise DataError(f"there is no kind of tokenizer {kind!r}; there are wordpiece, bpe.")
     if isinstance(texts, str):
         raise DataError("found one string; expected many texts.")
+    if size > _MOST_TOKENS:
+        raise DataError(f"size is at most {_MOST_TOKENS:,} tokens; found {size:,}.")
     if limit < 1:
         raise DataError(f"limit must be at least 1, found {limit}.")
     corpus = _spread(texts, limit)
@@ -79,11 +83,18 @@ def load_tokenizer(name: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
 
     Raises:
         DataError: it is not there, cannot be read, or has no fast version.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = train_tokenizer(["the old dog", "a cat"], size=40).save_pretrained(folder)
+        ...     print(load_tokenizer(folder).tokenize("a dog"))
+        ['a', 'd', '##o', '##g']
     """
     from transformers import AutoTokenizer
 
     place = os.fspath(name)
-    local = Path(place).exists()
+    local = os.path.exists(place)  # noqa: PTH110 - unlike a Path, it takes a name that is too long for one not there
     if not local and (isinstance(name, Path) or place.count("/") > 1 or place.startswith((".", "/", "~"))):
         raise DataError(f"there is no tokenizer folder {place!r} (looked in {Path(place).absolute().parent}).")
     try:
@@ -95,14 +106,26 @@ def load_tokenizer(name: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
             else "It is no local folder; check the spelling of the Hub name. Without a network, download it elsewhere "
             "and pass its folder; a private one needs `hf auth login`."
         )
-        raise DataError(f"the tokenizer {place!r} could not be loaded: {error}\n{advice}") from error
+        raise DataError(f"the tokenizer {place!r} could not be loaded: {library_words(error)}\n{advice}") from error
     if not getattr(tokenizer, "is_fast", False):
         raise DataError(
             f"the tokenizer {place!r} ({type(tokenizer).__name__}) is written in Python; a fast one is needed. Convert "
             "it with its library, save it (tokenizer.json), and pass that folder."
         )
+    _check_knows_unknown(tokenizer, place)
     loaded: PreTrainedTokenizerBase = tokenizer
     return loaded
+
+
+def _check_knows_unknown(tokenizer: PreTrainedTokenizerBase, place: str) -> None:
+    """Refuse a tokenizer that fails at the first character that it was not trained on."""
+    try:
+        tokenizer(_STRANGE)
+    except Exception as error:  # the library raises plain exceptions
+        raise DataError(
+            f"the tokenizer {place!r} cannot read a text with a character that it does not know: {error}. Its "
+            "vocabulary needs the token that stands for what is unknown, such as [UNK]."
+        ) from error
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -141,11 +164,31 @@ def _spread(texts: Iterable[str], limit: int) -> list[str]:
             continue
         if not isinstance(text, str):
             raise DataError(f"text {place} is {type(text).__name__}; expected a string.")
+        check_characters(text, f"text {place}")
         kept.append(text)
         if len(kept) > limit:
             kept = kept[::2]
             step *= 2
     return kept
+
+
+def check_characters(text: str, where: str) -> None:
+    r"""Refuse a text with half a character (a lone surrogate), which no tokenizer takes.
+
+    Raises:
+        DataError: says where.
+
+    Example:
+        >>> check_characters("\ud83d", "row 3")
+        Traceback (most recent call last):
+        auxtasks.errors.DataError: row 3 holds '\ud83d', half a character. It was read in a wrong encoding, or cut.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start : error.start + 1]
+        message = f"{where} holds {half!r}, half a character. It was read in a wrong encoding, or cut."
+        raise DataError(message) from error
 
 
 def _train_wordpiece(corpus: list[str], size: int, lowercase: bool) -> Tokenizer:

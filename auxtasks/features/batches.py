@@ -42,6 +42,11 @@ class PairBatch(NamedTuple):
     Attributes:
         items: the M items as a backbone takes them.
         left, right: (B,) int64, places among the items.
+
+    Example:
+        >>> batch = PairBatch(torch.eye(3), left=torch.tensor([0, 1]), right=torch.tensor([1, 2]))
+        >>> len(batch.items), len(batch.left)
+        (3, 2)
     """
 
     items: Tensor | TokenBatch
@@ -53,7 +58,14 @@ Inputs: TypeAlias = Tensor | TokenBatch | PairBatch
 
 
 def item_noun(table: Table) -> str:
-    """Return what a table holds, in the plural, for messages."""
+    """Return what a table holds, in the plural, for messages.
+
+    Example:
+        >>> from auxtasks.data.feature_columns import feature_table_of
+        >>> table = feature_table_of(np.ones((2, 3), np.float32), np.array([0, 1]), ("low", "high"), np.arange(2))
+        >>> item_noun(table)
+        'vectors'
+    """
     match table:
         case TextTable():
             return "texts"
@@ -70,6 +82,16 @@ def check_table(backbone: Backbone, table: Table) -> None:
 
     Raises:
         InputMismatchError: shows both.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> from auxtasks.data.feature_columns import feature_table_of
+        >>> table = feature_table_of(np.ones((2, 3), np.float32), np.array([0, 1]), ("low", "high"), np.arange(2))
+        >>> check_table(mlp(width=3, hidden=[4]), table)
+        >>> check_table(mlp(width=5, hidden=[4]), table)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        auxtasks.errors.InputMismatchError: ...shape (5,)...3 features.
     """
     spec = backbone.input
     if isinstance(table, PairTable):
@@ -106,7 +128,16 @@ def _extreme_texts(table: TextTable) -> list[NDArray[np.int32]]:
 
 
 def picture_batch(table: ImageTable, rows: Rows, size: tuple[int, int]) -> Tensor:
-    """Return pictures of a table at a size, without any augmentation: uint8 (B, C, H, W)."""
+    """Return pictures of a table at a size, without any augmentation: uint8 (B, C, H, W).
+
+    Example:
+        >>> from auxtasks.data import decode_images, load_source
+        >>> source = load_source("builtin:drawn_faces", columns={"image": "image"}, options={"people": 2, "photos": 2})
+        >>> table = decode_images(source, size=(32, 32), channels=1)
+        >>> batch = picture_batch(table, np.array([0, 3]), size=(16, 16))
+        >>> tuple(batch.shape), batch.dtype
+        ((2, 1, 16, 16), torch.uint8)
+    """
     return stack_pictures([center(table.record(int(row))["image"], size) for row in rows])
 
 
@@ -149,7 +180,15 @@ def _on(device: torch.device, batch: TokenBatch) -> TokenBatch:
 
 
 def example_batch(backbone: Backbone) -> Tensor | TokenBatch:
-    """Return an empty batch of one item, on the backbone's device: what shapes are measured with."""
+    """Return an empty batch of one item, on the backbone's device: what shapes are measured with.
+
+    Example:
+        >>> from auxtasks.backbones import convnet
+        >>> network = convnet(size=16, widths=[8], blocks=[1], embedding=4)
+        >>> batch = example_batch(network)
+        >>> tuple(batch.shape), tuple(network(model_input(network, batch)).shape)
+        ((1, 1, 16, 16), (1, 4))
+    """
     device = backbone.device
     example = backbone.input.example()
     return _on(device, example) if isinstance(example, TokenBatch) else example.to(device)

@@ -70,7 +70,7 @@ class FeatureCache:
 
     def __init__(
         self,
-        folder: Path | None = None,
+        folder: str | Path | None = None,
         limit_bytes: int | None = None,
         *,
         dtype: Dtype = "float32",
@@ -78,7 +78,7 @@ class FeatureCache:
     ) -> None:
         check_dtype(dtype)
         default = MEMORY_LIMIT if folder is None else FOLDER_LIMIT
-        self._folder = folder
+        self._folder = None if folder is None else Path(folder)
         self._limit = default if limit_bytes is None else limit_bytes
         self._dtype: Dtype = dtype
         self._save_seconds = save_seconds

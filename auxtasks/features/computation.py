@@ -26,6 +26,13 @@ class Computation:
         rows: a block's number to the rows of the first axis that it fills.
         values: a block's number to what goes there, by array.
         what: is computed, for messages.
+
+    Example:
+        >>> halves = Computation(
+        ...     2, lambda block: np.arange(3) + 3 * block, lambda block: {"double": np.full((3, 1), 2 * block)}, "toy"
+        ... )
+        >>> halves.in_memory(6)["double"].ravel().tolist()
+        [0.0, 0.0, 0.0, 2.0, 2.0, 2.0]
     """
 
     blocks: int
@@ -46,7 +53,17 @@ class Computation:
 
 @contextlib.contextmanager
 def evaluating(backbone: Backbone) -> Iterator[None]:
-    """Compute without dropout and without gradients; the training mode is restored afterwards."""
+    """Compute without dropout and without gradients; the training mode is restored afterwards.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> network = mlp(width=3, hidden=[4]).train()
+        >>> with evaluating(network):
+        ...     print(network.training, torch.is_inference_mode_enabled())
+        False True
+        >>> network.training
+        True
+    """
     was_training = backbone.training
     backbone.eval()
     try:

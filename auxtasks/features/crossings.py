@@ -46,6 +46,15 @@ class Crossings:
         items: N.
         views: V.
         offsets: (N + 1,) of texts: the tokens of text i are those from offsets[i] to offsets[i + 1].
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> from auxtasks.data.feature_columns import feature_table_of
+        >>> table = feature_table_of(np.ones((5, 3), np.float32), np.zeros(5, np.int64), ("all",), np.arange(5))
+        >>> network = mlp(width=3, hidden=[4, 2])
+        >>> kept: Crossings = crossings(network, table, "hidden1", cache=FeatureCache())
+        >>> kept.bytes == crossing_bytes(network, table, "hidden1"), tuple(kept.batch(np.array([0, 2])).shape)
+        (True, (2, 4))
     """
 
     def __init__(self, kept: Stored, items: int, *, views: int = 1, offsets: Rows | None = None) -> None:

@@ -25,6 +25,13 @@ def check_dtype(dtype: str) -> None:
 
     Raises:
         DataError: lists the types.
+
+    Example:
+        >>> check_dtype("float16")
+        >>> check_dtype("float64")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        auxtasks.errors.DataError: outputs are kept as float32, float16, bfloat16; found dtype="float64"...
     """
     if dtype not in get_args(Dtype):
         hint = did_you_mean(dtype, get_args(Dtype))
@@ -32,7 +39,12 @@ def check_dtype(dtype: str) -> None:
 
 
 def numpy_dtype(dtype: Dtype) -> np.dtype[Any]:
-    """Return NumPy's type of what is kept."""
+    """Return NumPy's type of what is kept.
+
+    Example:
+        >>> [(numpy_dtype(dtype).name, item_bytes(dtype)) for dtype in ("float32", "float16")]
+        [('float32', 4), ('float16', 2)]
+    """
     found: np.dtype[Any] = np.dtype(_NUMPY[dtype])
     return found
 
@@ -77,7 +89,12 @@ def decode(raw: Raw, dtype: Dtype) -> NDArray[np.float32]:
 
 
 def empty(shape: tuple[int, ...], dtype: Dtype) -> Raw:
-    """Return a new array in memory."""
+    """Return a new array in memory.
+
+    Example:
+        >>> empty((2, 3), "float16").shape
+        (2, 3)
+    """
     return np.empty(shape, numpy_dtype(dtype))
 
 

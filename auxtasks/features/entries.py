@@ -105,8 +105,9 @@ def _entry(place: Path) -> Entry:
     is_unfinished = hidden and place.name.endswith(".unfinished")
     record = place / (PROGRESS if hidden else MANIFEST)
     about: Mapping[str, Any] = {}
-    with contextlib.suppress(CheckpointError, AttributeError):
-        about = checkpoint.read_json(record).get("about", {})
+    with contextlib.suppress(CheckpointError):
+        found = checkpoint.read_object(record).get("about")
+        about = found if isinstance(found, dict) else {}
     return Entry(
         key=key,
         place=place,
@@ -132,7 +133,16 @@ def mark_used(place: Path) -> None:
 
 
 def remove(entry: Entry) -> bool:
-    """Remove an entry, if no process reads or computes it; says whether it is gone."""
+    """Remove an entry, if no process reads or computes it; says whether it is gone.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     place = Path(folder) / "0123456789abcdef0123456789abcdef"
+        ...     place.mkdir()
+        ...     print([remove(entry) for entry in entries(Path(folder))], entries(Path(folder)))
+        [True] []
+    """
     if entry.state == "left over":
         shutil.rmtree(entry.place, ignore_errors=True)
         return True
@@ -168,6 +178,18 @@ def make_room(folder: Path, needed: int, limit: int, what: str, *, spare: Collec
 
     Raises:
         DataError: there would be too little room all the same, and then nothing is removed.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     make_room(Path(folder), needed=1000, limit=10_000, what="outputs of stage1")  # an empty folder has room
+        ...     place = Path(folder) / "0123456789abcdef0123456789abcdef"
+        ...     print(unfinished_of(place).name == f".{place.name}.unfinished", lock_of(place).parent == Path(folder))
+        ...     place.mkdir()
+        ...     mark_used(place)
+        ...     print(len(entries(Path(folder))), could_hold(Path(folder), 1000), remove_folder(place))
+        True True
+        1 True True
     """
     held = entries(folder)
     evictable = [entry for entry in held if entry.key not in spare and _is_free(entry)]
@@ -192,7 +214,12 @@ def could_hold(folder: Path, needed: int) -> bool:
 
 
 def too_large(what: str, needed: int, allowed: int) -> str:
-    """Return the message that something does not fit."""
+    """Return the message that something does not fit.
+
+    Example:
+        >>> too_large("outputs of stage1", needed=3_000_000_000, allowed=1_000_000_000).partition(";")[0]
+        'outputs of stage1 would take 3,000 MB'
+    """
     return (
         f"{what} would take {needed / 1e6:,.0f} MB; {allowed / 1e6:,.0f} MB are allowed or free. Ask for fewer "
         'layers or items, pool layers ("mean" instead of "flatten"), keep them in half the bytes '

@@ -19,7 +19,13 @@ __all__ = ["KeptBatch", "epoch_batches"]
 
 
 class KeptBatch(NamedTuple):
-    """Rows (B,) of the table, and what is kept of them: (B, ...), or a `TextState`."""
+    """Rows (B,) of the table, and what is kept of them: (B, ...), or a `TextState`.
+
+    Example:
+        >>> batch = KeptBatch(np.array([2, 0]), torch.ones(2, 5))
+        >>> batch.rows.tolist(), tuple(batch.inputs.shape)
+        ([2, 0], (2, 5))
+    """
 
     rows: NDArray[np.int64]
     inputs: Tensor | TextState

@@ -74,6 +74,15 @@ def feature_computation(
     Raises:
         InputMismatchError: items that the backbone does not take, see `check_table`, or others than pictures to mirror.
         DataError: the table is empty.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> from auxtasks.data.feature_columns import feature_table_of
+        >>> table = feature_table_of(np.ones((5, 3), np.float32), np.zeros(5, np.int64), ("all",), np.arange(5))
+        >>> network = mlp(width=3, hidden=[4, 2])
+        >>> work: Computation = feature_computation(network, table, {"hidden2": "mean"}, batch_size=2)
+        >>> work.blocks, work.in_memory(5)["hidden2"].shape, order_of(table).tolist()
+        (3, (5, 2), [0, 1, 2, 3, 4])
     """
     check_table(backbone, table)
     if len(table) == 0:
@@ -146,6 +155,16 @@ def pooled_layers(backbone: Backbone, x: Inputs, pools: Mapping[str, Pool]) -> d
     """Return layers' outputs, each pooled in its own way, of a batch as `model_input` makes it.
 
     Of pairs these are the left item's minus the right item's.
+
+    Example:
+        >>> import torch
+        >>> from auxtasks.backbones import convnet
+        >>> network = convnet(size=16, widths=[8], blocks=[1], embedding=4)
+        >>> found = pooled_layers(network, torch.zeros(2, 1, 16, 16), {"stage1": "mean", "embedding": "mean"})
+        >>> {name: tuple(values.shape) for name, values in found.items()}
+        {'stage1': (2, 8), 'embedding': (2, 4)}
+        >>> feature_widths(network, {"stage1": "mean", "embedding": "mean"})
+        {'stage1': 8, 'embedding': 4}
     """
     if isinstance(x, PairBatch):
         of_items = pooled_layers(backbone, x.items, pools)

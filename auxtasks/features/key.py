@@ -34,7 +34,13 @@ _LIBRARIES = ("torch", "timm", "torchvision", "transformers", "facenet-pytorch")
 
 
 def key_of(parts: Mapping[str, object]) -> str:
-    """Return a name that changes with any of the parts, which are JSON values."""
+    """Return a name that changes with any of the parts, which are JSON values.
+
+    Example:
+        >>> one, again, other = (key_of({"layer": layer}) for layer in ("stage1", "stage1", "stage2"))
+        >>> one == again, one == other
+        (True, False)
+    """
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -60,7 +66,18 @@ def prefix_parts(backbone: Backbone, layer: str) -> dict[str, object]:
 def feature_key(
     backbone: Backbone, table: Table, layers: Mapping[str, Pool], *, mirror: bool, dtype: Dtype = "float32"
 ) -> str:
-    """Return the name under which features are kept: a hash of all that they depend on."""
+    """Return the name under which features are kept: a hash of all that they depend on.
+
+    Example:
+        >>> import numpy as np
+        >>> from auxtasks.backbones import mlp
+        >>> from auxtasks.data.feature_columns import feature_table_of
+        >>> table = feature_table_of(np.ones((5, 3), np.float32), np.zeros(5, np.int64), ("all",), np.arange(5))
+        >>> network = mlp(width=3, hidden=[4, 2])
+        >>> one, other = (feature_key(network, table, {layer: "mean"}, mirror=False) for layer in network.layer_names)
+        >>> len(one), one == other, kind_of(table)
+        (32, False, ['vectors'])
+    """
     deepest = max(layers, key=backbone.position)
     parts = {
         **prefix_parts(backbone, deepest),

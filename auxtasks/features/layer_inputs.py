@@ -142,6 +142,15 @@ def summarize(backbone: Backbone, layer: str, inputs: Inputs) -> InputSummary:
 
     Raises:
         DataError: values that are not finite; names the rows.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> values = np.array([[0.0, 1.0], [0.0, 3.0]], np.float32)
+        >>> found: InputSummary = summarize(mlp(width=2, hidden=[3]), "hidden1", values)
+        >>> found.lowest, found.highest, found.mean.tolist(), found.constant.tolist()
+        (0.0, 3.0, [0.0, 2.0], [0])
+        >>> read_rows(values, np.array([1])).tolist()
+        [[0.0, 3.0]]
     """
     is_lowest = backbone.position(layer) == 0
     shape = inputs.shape[1:]

@@ -25,6 +25,16 @@ def exclusive(path: Path, waiting_for: str = "") -> Iterator[None]:
 
     Raises:
         DataError: the folder cannot be written, or its file system knows no locks.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     lock = Path(folder) / "entry.lock"
+        ...     with exclusive(lock), try_exclusive(lock) as held:
+        ...         print(held, lock.exists())
+        ...     print(lock.exists())
+        False True
+        False
     """
     handle = _acquire(path, wait=True, waiting_for=waiting_for)
     assert handle is not None  # it waits
@@ -100,6 +110,23 @@ def seize(path: Path) -> Iterator[bool]:
     """Keep others from beginning to use a file, if nobody uses it now; says whether that is so.
 
     What is done in the block, such as a removal, happens to no user.
+
+    Example:
+        >>> import tempfile
+        >>> class User: ...
+        >>> user = User()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "values.npy"
+        ...     path.touch()
+        ...     print(hold(path, os.open(path, os.O_RDONLY), user))
+        ...     with seize(path) as free:
+        ...         print(free)
+        ...     del user
+        ...     with seize(path) as free:
+        ...         print(free)
+        True
+        False
+        True
     """
     try:
         handle = os.open(path, os.O_RDONLY)

@@ -7,9 +7,8 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-
 from auxtasks import checkpoint
+from auxtasks.data.array_files import map_array
 from auxtasks.errors import CheckpointError
 from auxtasks.features.dtypes import Dtype, Stored, numpy_dtype
 from auxtasks.features.entries import MANIFEST, mark_used
@@ -30,6 +29,12 @@ def read_kept(place: Path, names: Iterable[str], dtype: Dtype, *, warns: bool = 
         names: of its arrays.
         dtype: that they must have.
         warns: whether of a damaged entry it is told what is wrong.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     print(read_kept(Path(folder) / "no_such_entry", ["stage1"], "float32"))
+        None
     """
     if not place.is_dir():
         return None
@@ -49,7 +54,7 @@ def read_kept(place: Path, names: Iterable[str], dtype: Dtype, *, warns: bool = 
 
 def _read(place: Path, name: str, shape: tuple[int, ...], dtype: Dtype, digest: str) -> Stored:
     manifest, file = place / MANIFEST, place / f"{name}.npy"
-    array = np.lib.format.open_memmap(file, mode="r")
+    array = map_array(file)
     if not hold(manifest, os.open(manifest, os.O_RDONLY), array):
         raise CheckpointError("it was removed")
     if array.shape != shape or array.dtype != numpy_dtype(dtype):
@@ -63,7 +68,25 @@ def _read(place: Path, name: str, shape: tuple[int, ...], dtype: Dtype, digest: 
 
 
 def trust(file: Path) -> None:
-    """Note that this process has just compared a file with its digest, or written both."""
+    """Note that this process has just compared a file with its digest, or written both.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from auxtasks.features.computation import Computation
+        >>> from auxtasks.features.writing import Writing
+        >>> place = Path(tempfile.mkdtemp()) / "entry"
+        >>> ones = Computation(1, lambda block: np.arange(3), lambda _: {"ones": np.ones((3, 1), np.float32)}, "toy")
+        >>> writing = Writing(place, {"ones": (3, 1)}, "float32", {}, blocks=1)
+        >>> writing.reserve()
+        >>> writing.finish(ones, save_seconds=60)
+        >>> np.save(place / "ones.npy", np.zeros((3, 1), np.float32))  # not what was computed, and so not read
+        >>> read_kept(place, ["ones"], "float32") is None
+        True
+        >>> trust(place / "ones.npy")
+        >>> read_kept(place, ["ones"], "float32") is None
+        False
+    """
     _TRUSTED.add(_stamp(file))
 
 

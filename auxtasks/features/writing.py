@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from auxtasks import checkpoint
+from auxtasks.data.array_files import Mapped, map_array
 from auxtasks.data.progress import ProgressBar
 from auxtasks.errors import CheckpointError, DataError
 from auxtasks.features.computation import Computation
@@ -26,7 +27,7 @@ __all__ = ["Writing"]
 
 ENTRY_SCHEMA = 2
 
-_Arrays: TypeAlias = "dict[str, np.memmap[Any, Any]]"
+_Arrays: TypeAlias = dict[str, Mapped]
 _Digests: TypeAlias = "dict[str, hashlib._Hash]"
 
 
@@ -39,6 +40,22 @@ class Writing:
         dtype: in what numbers they are kept.
         about: what they are.
         blocks: of the computation.
+
+    Example:
+        >>> import tempfile
+        >>> from auxtasks.features.reading import read_kept
+        >>> place = Path(tempfile.mkdtemp()) / "entry"
+        >>> doubled = Computation(
+        ...     blocks=2,
+        ...     rows=lambda block: np.arange(3) + 3 * block,
+        ...     values=lambda block: {"double": np.full((3, 1), 2.0 * block, np.float32)},
+        ...     what="toy",
+        ... )
+        >>> writing = Writing(place, {"double": (6, 1)}, "float32", {"of": "a toy"}, blocks=doubled.blocks)
+        >>> writing.reserve()
+        >>> writing.finish(doubled, save_seconds=60)
+        >>> read_kept(place, ["double"], "float32")["double"].whole().ravel().tolist()
+        [0.0, 0.0, 0.0, 2.0, 2.0, 2.0]
     """
 
     def __init__(
@@ -68,14 +85,24 @@ class Writing:
             return None
         try:
             progress: Mapping[str, Any] = checkpoint.read_json(self._unfinished / PROGRESS)
-            fits = progress["blocks"] == self._blocks and set(progress["digests"]) == set(self._shapes)
-            arrays = self._open() if fits else {}
-            if fits and all(arrays[name].shape == shape for name, shape in self._shapes.items()):
+            if self._goes_on_from(progress, self._open()):
                 return progress
         except (CheckpointError, OSError, ValueError, KeyError, TypeError):
             pass  # interrupted before anything was written down: it begins anew
         remove_folder(self._unfinished)
         return None
+
+    def _goes_on_from(self, progress: Mapping[str, Any], arrays: _Arrays) -> bool:
+        """Whether what was written down is about these arrays, and about no more of them than there is."""
+        done, digests = progress["done"], progress["digests"]
+        return (
+            progress["blocks"] == self._blocks
+            and type(done) is int
+            and 0 <= done <= self._blocks
+            and all(isinstance(digests[name], str) for name in self._shapes)
+            and all(arrays[name].shape == shape for name, shape in self._shapes.items())
+            and all(array.dtype == numpy_dtype(self._dtype) for array in arrays.values())
+        )
 
     def reserve(self) -> None:
         """Take the room on the disk.
@@ -157,7 +184,7 @@ class Writing:
         checkpoint.write_text_atomically(self._unfinished / PROGRESS, json.dumps(state, indent=2) + "\n")
 
     def _open(self) -> _Arrays:
-        return {name: np.lib.format.open_memmap(self._unfinished / f"{name}.npy", mode="r+") for name in self._shapes}
+        return {name: map_array(self._unfinished / f"{name}.npy", "r+") for name in self._shapes}
 
     def _put_in_place(self, arrays: _Arrays) -> None:
         """Write down what was computed, and rename it all at once."""

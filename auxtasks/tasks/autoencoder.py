@@ -134,6 +134,7 @@ class LayerAutoencoder(LayerTask):
         """
         refuse_without_change(self.layer, summary)
         self.refuse(summary)
+        self.keep_trivial_error(summary)
         self.head.begin_with(summary.mean, as_logits=self.loss == "cross_entropy")
 
     def decode(self, hidden: Tensor) -> Tensor:

@@ -19,6 +19,17 @@ class BackboneTask(Objective):
 
     Args:
         backbone: what is pretrained.
+
+    Example:
+        >>> import tempfile
+        >>> from auxtasks.backbones import convnet
+        >>> from auxtasks.tasks import FacePairs
+        >>> task: BackboneTask = FacePairs(convnet(size=16, widths=[8], blocks=[1], embedding=8))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     task.save(Path(folder), {"pretrained_on": "faces"})
+        ...     print(sorted(path.name for path in Path(folder).iterdir()))
+        ...     task.restore(Path(folder))
+        ['backbone', 'task']
     """
 
     def __init__(self, backbone: Backbone) -> None:

@@ -25,6 +25,7 @@ import torch
 from accelerate.utils import send_to_device
 from datasets import Dataset, IterableDataset
 
+from auxtasks.backbones.base import Backbone
 from auxtasks.data.loaders import Records, read
 from auxtasks.data.plan import BatchPlan
 from auxtasks.data.streams import StreamFeed
@@ -36,7 +37,21 @@ __all__ = ["AuxTask", "Evaluator"]
 
 
 class Evaluator(Protocol):
-    """Metrics over a whole set, gathered over processes."""
+    """Metrics over a whole set, gathered over processes.
+
+    Example:
+        >>> class Count:
+        ...     def __init__(self):
+        ...         self.items = 0
+        ...     def update(self, batch):
+        ...         self.items += len(batch)
+        ...     def compute(self):
+        ...         return {"items": float(self.items)}
+        >>> evaluator: Evaluator = Count()
+        >>> evaluator.update([1, 2, 3])
+        >>> evaluator.compute()
+        {'items': 3.0}
+    """
 
     def update(self, batch: Any) -> None:
         """Take in one batch."""
@@ -48,7 +63,27 @@ class Evaluator(Protocol):
 
 
 class AuxTask(BackboneTask):
-    """A task on records: each is turned into a training item with chance of its own."""
+    """A task on records: each is turned into a training item with chance of its own.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> from auxtasks.tasks import MaxMarginRanking
+        >>> task: AuxTask = MaxMarginRanking(mlp(width=2, hidden=[4]))
+        >>> features = [[0.9, 0.1], [0.1, 0.0], [0.2, 0.2], [1.0, 0.3]]
+        >>> rows = {"qid": [1, 1, 2, 2], "grade": [2.0, 0.0, 0.0, 3.0], "features": features}
+        >>> records = task.prepare(Dataset.from_dict(rows))
+        >>> plan = task.plan(records, batch_size=2, seed=0)
+        >>> items = [task.transform(read(records, pick.row), np.random.default_rng(0)) for pick in plan.batch(0)]
+        >>> float(task(task.collate(items)).weight)
+        2.0
+        >>> sorted(task.evaluate(records))[:2]
+        ['pair_accuracy', 'queries']
+    """
+
+    @property
+    def network(self) -> Backbone:
+        """The backbone, whose stages `forward` runs through one by one."""
+        return self.backbone
 
     @abstractmethod
     def prepare(self, dataset: Dataset, *, cache: Path | None = None) -> Records:
@@ -85,6 +120,15 @@ class AuxTask(BackboneTask):
     @abstractmethod
     def view(self, record: Mapping[str, Any]) -> Any:
         """Turn a record into an evaluation item: as `transform`, without chance."""
+
+    def check_held_out(self, records: Records) -> None:
+        """Refuse records that `evaluate` would refuse, before the training that it comes after.
+
+        Most tasks can evaluate whatever they can prepare.
+
+        Raises:
+            DataError: says what is wrong with them.
+        """
 
     @torch.no_grad()
     def evaluate(self, records: Records, *, batch_size: int = 256) -> dict[str, float]:

@@ -39,6 +39,14 @@ class TiedDecoder(Decoder):
     Args:
         layer: whose transpose it is.
         shape: of an item of the layer's input.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> from auxtasks.backbones.linear_map import linear_map
+        >>> layer = linear_map(mlp(width=6, hidden=[4], activation="sigmoid"), "hidden1")
+        >>> decoder: Decoder = TiedDecoder(layer, (6,))
+        >>> tuple(decoder(torch.ones(2, 4)).shape), [name for name, _ in decoder.named_parameters()]
+        ((2, 6), ['bias'])
     """
 
     def __init__(self, layer: LinearMap, shape: tuple[int, ...]) -> None:
@@ -60,6 +68,10 @@ class UntiedDecoder(Decoder):
         below: shape of an item of the layer's input.
         above: shape of an item of its output.
         kernel: of the convolution.
+
+    Example:
+        >>> tuple(UntiedDecoder((1, 8, 8), (4, 4, 4))(torch.ones(2, 4, 4, 4)).shape)
+        (2, 1, 8, 8)
     """
 
     def __init__(self, below: tuple[int, ...], above: tuple[int, ...], kernel: int = 3) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -11,6 +12,7 @@ from auxtasks.errors import LayerError
 from auxtasks.features.layer_inputs import Inputs
 from auxtasks.tasks.backbone_task import BackboneTask
 from auxtasks.tasks.layer_task import LayerTask, mean_measures, mean_square
+from auxtasks.training.health import TrivialLevel
 from auxtasks.training.objective import StepOutput
 
 __all__ = ["DeepAutoencoder"]
@@ -24,6 +26,15 @@ class DeepAutoencoder(BackboneTask):
 
     Raises:
         LayerError: layers that are not the lowest of one backbone, in order.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> from auxtasks.tasks import LayerAutoencoder
+        >>> network = mlp(width=6, hidden=[4, 2], activation="sigmoid")
+        >>> deep = DeepAutoencoder([LayerAutoencoder(network, layer, noise=None) for layer in network.layer_names])
+        >>> code = deep.encode(torch.full((3, 6), 0.5))
+        >>> tuple(code.shape), tuple(deep.decode(code).shape)
+        ((3, 2), (3, 6))
 
     Reference:
         Hinton and Salakhutdinov, "Reducing the dimensionality of data with neural networks", Science 2006. There the
@@ -53,6 +64,13 @@ class DeepAutoencoder(BackboneTask):
     def settings(self) -> Mapping[str, object]:
         """JSON values that make this task what it is."""
         return {**super().settings, "tasks": [dict(task.settings) for task in self._tasks]}
+
+    @property
+    def trivial_levels(self) -> Sequence[TrivialLevel]:
+        """A reconstruction that is no better than the mean of all inputs."""
+        lowest = [level for level in self._tasks[0].trivial_levels if level.metric == "reconstruction_error"]
+        says = "all layers together tell the inputs no better than their mean does"
+        return [dataclasses.replace(level, says=says) for level in lowest]
 
     def encode(self, batch: Tensor) -> Tensor:
         """Return the highest layer's output from the lowest layer's inputs."""

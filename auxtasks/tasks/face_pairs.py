@@ -29,6 +29,7 @@ from auxtasks.data.pairs import balanced_pairs
 from auxtasks.data.plan import IdentityPlan
 from auxtasks.errors import BackboneError, DataError, did_you_mean
 from auxtasks.tasks.base import AuxTask
+from auxtasks.training.health import TrivialLevel
 from auxtasks.training.objective import StepOutput
 
 __all__ = ["FaceBatch", "FacePairs", "PairLoss"]
@@ -39,6 +40,7 @@ logger = logging.getLogger("auxtasks")
 
 COLLAPSED_SPREAD = 0.1  # untrained networks have .5 and more
 COLLAPSED_RANK = 2.0
+CHANCE = 0.52  # of an area under the curve that is a half by chance
 LOGGED_ITEMS = 256  # the AUC of a batch sorts all its pairs: of so many items at most
 
 
@@ -109,12 +111,14 @@ class FacePairs(AuxTask):
         self.photos = photos
         self.hardness = hardness
         self.margin = margin
+        self.scale = scale
         self.single_share = single_share
         self.favour = favour
         self.size = backbone.input.size
         self.augment = augment or Augment(size=self.size)
         self.fit = fit
         self.on_error = on_error
+        self.told_of_collapse = False
         if loss == "logistic":
             # In logarithm, so that it stays positive; only for this loss, since an unused parameter makes DDP raise.
             self.log_scale = nn.Parameter(torch.tensor(float(np.log(scale))))
@@ -134,6 +138,7 @@ class FacePairs(AuxTask):
             "photos": self.photos,
             "hardness": self.hardness,
             "margin": self.margin,
+            "scale": self.scale,
             "single_share": self.single_share,
             "favour": self.favour,
             "augment": dataclasses.asdict(self.augment),
@@ -205,7 +210,7 @@ class FacePairs(AuxTask):
     def _metrics(self, embeddings: Tensor, cosine: Tensor, masks: losses.PairMasks) -> dict[str, Tensor]:
         few = slice(0, LOGGED_ITEMS)
         same, different = cosine[few, few][masks.same[few, few]], cosine[few, few][masks.different[few, few]]
-        named = monitor_collapse(embeddings)
+        named = _collapse_measures(embeddings)
         if len(same) and len(different):
             scores = torch.cat([same, different])
             labels = torch.cat([torch.ones_like(same), torch.zeros_like(different)])
@@ -214,6 +219,23 @@ class FacePairs(AuxTask):
             kept, refused = same > self.threshold, different <= self.threshold
             named["pair_accuracy"] = float(kept.float().mean() + refused.float().mean()) / 2
         return {name: cosine.new_tensor(value) for name, value in named.items()}
+
+    @property
+    def trivial_levels(self) -> Sequence[TrivialLevel]:
+        """Embeddings that all look alike, or lie along a line; and photos that are told apart by chance alone.
+
+        Reference:
+            The spread is that of Chen and He, "Exploring simple siamese representation learning", CVPR 2021; the rank
+            that of Roy and Vetterli, "The effective rank", EUSIPCO 2007.
+        """
+        chance = TrivialLevel("roc_auc", CHANCE, "below", "photos of one person are no closer than those of two people")
+        if self.backbone.output_dim <= 2:
+            return [chance]
+        return [
+            chance,
+            TrivialLevel("spread", COLLAPSED_SPREAD, "below", "all embeddings look alike", at_once=True),
+            TrivialLevel("effective_rank", COLLAPSED_RANK, "below", "all embeddings lie along a line", at_once=True),
+        ]
 
     def evaluator(self) -> FacePairEvaluator:
         """Return a fresh evaluator of verification over held-out people."""
@@ -248,8 +270,14 @@ class FacePairEvaluator:
             "accuracy": float(np.mean((scores >= threshold) == pairs.same)),
             "threshold": threshold,
             "equal_error_rate": metrics.equal_error_rate(scores, pairs.same),
-            **monitor_collapse(embeddings),
+            **self._collapse(embeddings),
         }
+
+    def _collapse(self, embeddings: Tensor) -> dict[str, float]:
+        """Return what shows a collapse; of each task it is told once."""
+        found = _collapse_measures(embeddings) if self._task.told_of_collapse else monitor_collapse(embeddings)
+        self._task.told_of_collapse |= _has_collapsed(found, embeddings)
+        return found
 
 
 def monitor_collapse(embeddings: Tensor) -> dict[str, float]:
@@ -258,19 +286,27 @@ def monitor_collapse(embeddings: Tensor) -> dict[str, float]:
     An untrained network spreads its embeddings; a loss that has collapsed maps every photo to one direction, or to a
     line. Few items or dimensions cannot show it, and are not judged.
     """
-    spread = metrics.embedding_spread(embeddings.float())
-    rank = metrics.effective_rank(embeddings.float())
-    collapsed = spread < COLLAPSED_SPREAD or rank < COLLAPSED_RANK
+    found = _collapse_measures(embeddings)
     is_first = not dist.is_initialized() or dist.get_rank() == 0
-    if collapsed and min(embeddings.shape) > 2 and is_first:
+    if is_first and _has_collapsed(found, embeddings):
         logger.warning(
             "the embeddings have collapsed: spread %.3f (healthy: near 1), effective rank %.2f of %d. Lower the "
             "learning rate, lengthen the warm-up, or check that the labels tell people apart.",
-            spread,
-            rank,
+            found["spread"],
+            found["effective_rank"],
             min(embeddings.shape),
         )
-    return {"spread": spread, "effective_rank": rank}
+    return found
+
+
+def _collapse_measures(embeddings: Tensor) -> dict[str, float]:
+    values = embeddings.float()
+    return {"spread": metrics.embedding_spread(values), "effective_rank": metrics.effective_rank(values)}
+
+
+def _has_collapsed(found: Mapping[str, float], embeddings: Tensor) -> bool:
+    collapsed = found["spread"] < COLLAPSED_SPREAD or found["effective_rank"] < COLLAPSED_RANK
+    return collapsed and min(embeddings.shape) > 2
 
 
 def gather_with_gradient(local: Tensor) -> Tensor:

@@ -51,6 +51,26 @@ class SentenceEvaluator:
     Args:
         scorer: scores sentences.
         kinds: names of the corruptions by their number.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> from auxtasks.backbones import transformers
+        >>> from auxtasks.data.corruptions import KINDS
+        >>> from auxtasks.data.tokenizers import train_tokenizer
+        >>> from auxtasks.tasks import ShuffledSentences
+        >>> texts = ["The old dog sleeps.", "A cat hears the dog.", "The cat sees a dog."]
+        >>> sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+        >>> tokenizer = train_tokenizer(texts, size=60)
+        >>> task = ShuffledSentences(transformers({"model_type": "bert", **sizes}, tokenizer=tokenizer, length=16))
+        >>> table = task.prepare(Dataset.from_dict({"text": texts}))
+        >>> items = [task.view({**table.record(row), "row": row}) for row in range(3)]
+        >>> evaluator = SentenceEvaluator(task, KINDS)
+        >>> evaluator.update(task.collate(items))
+        >>> 0 <= evaluator.compute()["pair_accuracy"] <= 1
+        True
+        >>> control = bag_of_words_control(items, items, tokenizer.vocab_size, KINDS)
+        >>> 0 <= control["pair_accuracy"] <= 1
+        True
     """
 
     def __init__(self, scorer: Scorer, kinds: Sequence[str]) -> None:
@@ -136,7 +156,21 @@ def _bags(items: Iterable[SentenceItem], vocabulary: int) -> tuple[object, NDArr
 
 @torch.no_grad()
 def score(scorer: Scorer, tokens: Ragged, *, pad_id: int) -> NDArray[np.float64]:
-    """Return how good each text is, (N,), in batches of like length on the scorer's device, without dropout."""
+    """Return how good each text is, (N,), in batches of like length on the scorer's device, without dropout.
+
+    Example:
+        >>> from auxtasks.backbones import transformers
+        >>> from auxtasks.data.texts import tokenise
+        >>> from auxtasks.data.tokenizers import train_tokenizer
+        >>> from auxtasks.tasks import ShuffledSentences
+        >>> texts = ["The old dog sleeps.", "A cat hears the dog."]
+        >>> sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+        >>> tokenizer = train_tokenizer(texts, size=60)
+        >>> task = ShuffledSentences(transformers({"model_type": "bert", **sizes}, tokenizer=tokenizer, length=16))
+        >>> tokens, _ = tokenise(texts, tokenizer, 16)
+        >>> score(task, tokens, pad_id=tokenizer.pad_token_id).shape
+        (2,)
+    """
     scores = np.zeros(len(tokens))
     with _evaluating(scorer) as device:
         for rows in _batches(tokens.lengths):

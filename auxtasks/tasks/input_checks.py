@@ -15,6 +15,15 @@ def refuse_unbounded_below(backbone: Backbone, layer: str, instead: str) -> None
 
     Raises:
         DataError: says what is below the layer, and what to use instead.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> refuse_unbounded_below(mlp(width=2, hidden=[3, 4], activation="sigmoid"), "hidden2", "visible='gaussian'")
+        >>> network = mlp(width=2, hidden=[3, 4], activation="relu")
+        >>> refuse_unbounded_below(network, "hidden2", "visible='gaussian'")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        auxtasks.errors.DataError: layer hidden2 would take its inputs for probabilities...
     """
     position = backbone.position(layer)
     if position == 0:
@@ -34,6 +43,15 @@ def refuse_outside_unit(layer: str, summary: InputSummary, instead: str) -> None
 
     Raises:
         DataError: says which values there are, and what to use instead.
+
+    Example:
+        >>> import torch
+        >>> summary = InputSummary(10, lowest=0.0, highest=3.0, mean=torch.ones(2), std=torch.ones(2))
+        >>> refuse_outside_unit("hidden1", summary, "visible='gaussian'")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        auxtasks.errors.DataError: the inputs of layer hidden1 range from 0 to 3; probab...
+        >>> refuse_without_change("hidden1", summary)
     """
     if summary.lowest < 0 or summary.highest > 1:
         raise DataError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -19,8 +19,11 @@ from auxtasks.backbones.linear_map import input_shape
 from auxtasks.errors import LayerError, TrainingError
 from auxtasks.features.layer_inputs import Inputs, InputSummary, read_rows
 from auxtasks.tasks.backbone_task import BackboneTask
+from auxtasks.training.health import TrivialLevel
 
 __all__ = ["LayerTask", "mean_measures", "mean_square"]
+
+NO_BETTER = 0.98  # the share of the variance that is no reconstruction yet
 
 
 class LayerTask(BackboneTask):
@@ -37,6 +40,13 @@ class LayerTask(BackboneTask):
     Raises:
         LayerError: no such layer, a layer without parameters, one whose inputs are no tensors, or a backbone that
             cannot be cut.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> from auxtasks.tasks import LayerAutoencoder
+        >>> task: LayerTask = LayerAutoencoder(mlp(width=4, hidden=[3], activation="sigmoid"), "hidden1")
+        >>> task.input_shape, tuple(task.encode(torch.ones(2, 4)).shape)
+        ((4,), (2, 3))
     """
 
     head: nn.Module
@@ -44,6 +54,7 @@ class LayerTask(BackboneTask):
     def __init__(self, backbone: Backbone, layer: str) -> None:
         super().__init__(backbone)
         self.layer = layer
+        self.trivial_error: float | None = None  # until the inputs are known
         self.input_shape = input_shape(backbone, layer)
         if not any(True for _ in backbone.parameters_of(layer)):
             raise LayerError(
@@ -55,6 +66,23 @@ class LayerTask(BackboneTask):
                 f'layer "{layer}" of {backbone.family.name} takes tokens or their states; layer-wise pretraining is '
                 "for layers that take vectors or pictures."
             )
+
+    def keep_trivial_error(self, summary: InputSummary) -> None:
+        """Keep the error of who answers every input with the mean of all: the variance of the inputs."""
+        self.trivial_error = float(summary.std.double().square().mean())
+
+    @property
+    def trivial_levels(self) -> Sequence[TrivialLevel]:
+        """A reconstruction that is no better than the mean of all inputs, whose error is their variance.
+
+        Reference:
+            Hinton, "A practical guide to training restricted Boltzmann machines", 2010, sections 5 and 8: what the
+            biases alone give.
+        """
+        if not self.trivial_error:
+            return []
+        says = f"{self.layer} tells its inputs no better than their mean does"
+        return [TrivialLevel("reconstruction_error", NO_BETTER * self.trivial_error, "above", says)]
 
     @property
     def settings(self) -> Mapping[str, object]:
@@ -118,6 +146,11 @@ def mean_measures(
 
     Raises:
         TrainingError: a mean is not finite.
+
+    Example:
+        >>> inputs = np.arange(6, dtype=np.float32)[:, None]
+        >>> mean_measures(nn.Linear(1, 1), lambda batch: {"size": batch[:, 0]}, inputs, batch_size=4)
+        {'size': 2.5}
     """
     device = next(module.parameters()).device
     was_training = module.training

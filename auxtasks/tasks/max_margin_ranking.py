@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from auxtasks.data.streams import StreamFeed
 from auxtasks.errors import DataError, did_you_mean
 from auxtasks.features.batches import check_table, model_input
 from auxtasks.features.extract import feature_widths, pooled_layers
+from auxtasks.ranking_inputs import check_grades
 from auxtasks.ranking_losses import PairLoss, ndcg_weights, pair_loss
 from auxtasks.seeding import torch_seed
 from auxtasks.tasks.base import AuxTask
@@ -34,6 +35,7 @@ from auxtasks.tasks.ranking_batches import RankingBatch, RankingItem, collate_ra
 from auxtasks.tasks.ranking_corruptions import CorruptibleItems
 from auxtasks.tasks.ranking_evaluator import RankingEvaluator
 from auxtasks.tasks.ranking_queries import LabelledQueries, Queries
+from auxtasks.training.health import TrivialLevel
 from auxtasks.training.objective import StepOutput
 
 __all__ = ["Average", "MaxMarginRanking", "Weighting"]
@@ -43,6 +45,9 @@ Weighting = Literal["equal", "ndcg"]
 
 # The weight of a batch without any pair: nothing beside a query's, but the loop can divide by it.
 _NO_PAIRS = 1e-12
+
+EQUAL_SCORES = 0.05  # an accuracy that only ties explain
+CHANCE = 0.52  # of an accuracy that is a half by chance
 
 
 class MaxMarginRanking(AuxTask):
@@ -90,6 +95,8 @@ class MaxMarginRanking(AuxTask):
         descent", ICML 2005; Burges, Ragno and Le, "Learning to rank with nonsmooth cost functions", NIPS 2006.
     """
 
+    may_be_nan: ClassVar[frozenset[str]] = frozenset({"margins"})  # a query that asks for none of its own
+
     def __init__(
         self,
         backbone: Backbone,
@@ -126,6 +133,7 @@ class MaxMarginRanking(AuxTask):
         self.pool: Pool = pool or ("mean_max" if backbone.input.kind == "text" else "auto")
         self.l2 = l2
         self.initial_scale = initial_scale
+        self.seed = seed
         self.layer = backbone.layer_names[-1]
         self.dropout = nn.Dropout(dropout)
         with torch.random.fork_rng(devices=[]):
@@ -155,6 +163,7 @@ class MaxMarginRanking(AuxTask):
             "l2": self.l2,
             "dropout": self.dropout.p,
             "initial_scale": self.initial_scale,
+            "scorer seed": self.seed,
         }
 
     @property
@@ -183,6 +192,15 @@ class MaxMarginRanking(AuxTask):
     def stream(self, dataset: IterableDataset, batch_size: int, seed: int, *, workers: int = 0) -> StreamFeed:
         """Read a stream, where the task's `queries` can."""
         return self.queries.stream(dataset, batch_size, seed, workers)
+
+    def check_held_out(self, records: Records) -> None:
+        """Refuse grades that have no gain: they can be learned from, and no metric can be computed of them.
+
+        Raises:
+            DataError: names the first, with its query.
+        """
+        if isinstance(records, RankingTable):
+            check_grades(records.grades, records.offsets)
 
     def transform(self, record: Mapping[str, Any], rng: np.random.Generator) -> RankingItem:
         """Turn a record into a query to train on."""
@@ -257,6 +275,24 @@ class MaxMarginRanking(AuxTask):
             return torch.ones_like(query, dtype=torch.float32), batch.margins.new_tensor(max(len(query), _NO_PAIRS))
         pairs = torch.bincount(query, minlength=len(batch.margins))
         return 1 / pairs[query].float(), (pairs > 0).sum().float().clamp(min=_NO_PAIRS)
+
+    @property
+    def trivial_levels(self) -> Sequence[TrivialLevel]:
+        """Scores that are all equal, and pairs that are told apart by chance alone.
+
+        A tie is no better item above a worse one: equal scores have an accuracy of 0 in training, chance has a half.
+        """
+        return [
+            TrivialLevel("pair_accuracy", EQUAL_SCORES, "below", "hardly an item is above a worse one", at_once=True),
+            TrivialLevel("pair_accuracy", CHANCE, "below", "pairs are told apart no better than by chance"),
+        ]
+
+    def items_of(self, batch: RankingBatch) -> Mapping[int, Tensor]:
+        """Return which query each item of a batch is in, the last of several."""
+        distinct = int(batch.item.max()) + 1
+        return {distinct: torch.zeros(distinct, dtype=torch.int64, device=batch.item.device).scatter_(
+            0, batch.item, batch.query
+        )}  # fmt: skip
 
     def evaluator(self) -> RankingEvaluator:
         """Return a fresh evaluator of ranking metrics."""

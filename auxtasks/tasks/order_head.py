@@ -61,6 +61,11 @@ def order_loss(logits: Tensor, before: Tensor) -> Tensor:
     Args:
         logits: (B, T, T + 1), see `OrderHead`.
         before: (B, T) the token that stood before, T for the start, `IGNORED` where there is no answer.
+
+    Example:
+        >>> logits = torch.zeros(1, 2, 3)  # two words, and before each a word or the start: all equally likely
+        >>> round(order_loss(logits, torch.tensor([[2, 0]])).item(), 4)  # log 3
+        1.0986
     """
     known = before != IGNORED
     each = F.cross_entropy(logits.transpose(1, 2), before, ignore_index=IGNORED, reduction="none")

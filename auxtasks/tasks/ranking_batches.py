@@ -54,6 +54,14 @@ class RankingBatch(NamedTuple):
         kinds: (M,) see `RankingItem`.
         better, worse: (P,) places of every pair of a better and a worse item of one query.
         margins: (Q,) that each query asks for, NaN for none of its own.
+
+    Example:
+        >>> def pair(first: int, second: int) -> RankingItem:
+        ...     inputs = tuple(np.full(2, float(key), np.float32) for key in (first, second))
+        ...     return RankingItem(inputs, np.array([first, second]), np.float32([1, 0]), np.nan, np.full(2, NO_KIND))
+        >>> batch: RankingBatch = collate_ranking([pair(7, 8), pair(8, 9)])
+        >>> batch.query.tolist(), batch.grades.tolist(), batch.margins.isnan().tolist()
+        ([0, 0, 1, 1], [1.0, 0.0, 1.0, 0.0], [True, True])
     """
 
     inputs: Tensor | TokenBatch
@@ -108,7 +116,14 @@ def collate_ranking(items: Sequence[RankingItem]) -> RankingBatch:
 
 
 def stack_inputs(inputs: Sequence[NDArray[np.generic]], pad_id: int) -> Tensor | TokenBatch:
-    """Stack items by what they are: pictures to (N, C, H, W), vectors to (N, D), tokens padded to (N, T)."""
+    """Stack items by what they are: pictures to (N, C, H, W), vectors to (N, D), tokens padded to (N, T).
+
+    Example:
+        >>> vectors = [np.array([1.0, 2.0], np.float32), np.array([3.0, 4.0], np.float32)]
+        >>> tokens = [np.array([2, 7, 3], np.int32), np.array([2, 3], np.int32)]
+        >>> tuple(stack_inputs(vectors, pad_id=0).shape), stack_inputs(tokens, pad_id=0).mask.sum(dim=1).tolist()
+        ((2, 2), [3, 2])
+    """
     first = inputs[0]
     if first.ndim == 3:
         return stack_pictures([np.asarray(picture, dtype=np.uint8) for picture in inputs])

@@ -43,6 +43,20 @@ class CorruptedSentences:
 
     Attributes:
         source: the corpus, see `SentenceSource`; ``source.corruptions`` stand beside each sentence in training.
+
+    Example:
+        >>> from auxtasks.backbones import transformers
+        >>> from auxtasks.data.tokenizers import train_tokenizer
+        >>> from auxtasks.tasks.sentence_source import SentenceSource
+        >>> texts = ["The old dog sleeps.", "A cat hears the dog.", "The cat sees a dog."]
+        >>> sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+        >>> tokenizer = train_tokenizer(texts, size=60)
+        >>> network = transformers({"model_type": "bert", **sizes}, tokenizer=tokenizer, length=16)
+        >>> queries = CorruptedSentences(SentenceSource(network, corruptions=2))
+        >>> table = queries.prepare(Dataset.from_dict({"text": texts}), network, None)
+        >>> item = queries.transform({**table.record(0), "row": 0, "step": 0}, np.random.default_rng(0))
+        >>> item.grades.tolist()
+        [1.0, 0.0, 0.0]
     """
 
     source: SentenceSource
@@ -115,6 +129,13 @@ class CorruptibleItems:
         table: the items.
         corruption: fitted on the whole table, whichever of its rows a subset keeps.
         fingerprint: changes with any item, and with the corruption.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> rows = Dataset.from_dict({"features": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]})
+        >>> items: CorruptibleItems = CorruptedItems().prepare(rows, mlp(width=2), None)
+        >>> len(items), len(items.subset([0, 2])), items.table.values.shape
+        (3, 2, (3, 2))
     """
 
     table: FeatureTable | ImageTable

@@ -47,6 +47,20 @@ class RankingEvaluator:
         scorer: scores items.
         kinds: names of the corruptions by their number.
         tops: see `ranking_metrics.per_query`.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> from auxtasks.tasks import MaxMarginRanking
+        >>> from datasets import Dataset
+        >>> rows = {"qid": [1, 1, 2, 2], "grade": [2.0, 0.0, 0.0, 3.0], "features": [[0.9], [0.1], [0.2], [1.0]]}
+        >>> task = MaxMarginRanking(mlp(width=1, hidden=[4]))
+        >>> records = task.prepare(Dataset.from_dict(rows))
+        >>> evaluator: RankingEvaluator = task.evaluator()
+        >>> with torch.no_grad():
+        ...     evaluator.update(task.collate([task.view(records.record(query)) for query in range(2)]))
+        >>> found: ScoredQueries = evaluator.scored()
+        >>> found.grades.tolist(), found.offsets.tolist()
+        ([2.0, 0.0, 0.0, 3.0], [0, 2, 4])
     """
 
     def __init__(self, scorer: Scores, kinds: Sequence[str], tops: Sequence[int]) -> None:

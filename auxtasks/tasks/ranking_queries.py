@@ -83,6 +83,20 @@ class LabelledQueries:
 
     Raises:
         DataError: a list of fewer than two.
+
+    Example:
+        >>> from auxtasks.backbones import mlp
+        >>> features = [[0.75], [0.25], [0.5], [0.0], [1.0]]
+        >>> rows = {"qid": [1, 1, 1, 2, 2], "grade": [2.0, 0.0, 1.0, 0.0, 3.0], "features": features}
+        >>> queries: Queries = LabelledQueries(list_size=2)
+        >>> table = queries.prepare(Dataset.from_dict(rows), mlp(width=1), None)
+        >>> len(table), len(queries.view(table.record(0)).grades)
+        (2, 3)
+        >>> drawn = queries.transform(table.record(0), np.random.default_rng(0))
+        >>> len(drawn.grades), len(set(drawn.grades.tolist()))
+        (2, 2)
+        >>> [values.tolist() for values in item_inputs(table.items, np.array([1]))]
+        [[0.25]]
     """
 
     list_size: int | None = None
@@ -153,7 +167,14 @@ class LabelledQueries:
 
 @dataclasses.dataclass(frozen=True)
 class SomeRows:
-    """A plan over some rows of a table, whose numbers it names instead of places among the some."""
+    """A plan over some rows of a table, whose numbers it names instead of places among the some.
+
+    Example:
+        >>> from auxtasks.data.plan import EpochPlan
+        >>> plan = SomeRows(EpochPlan(2, 2, seed=0), np.array([4, 9]))
+        >>> sorted(pick.row for pick in plan.batch(0)), plan.batch_size
+        ([4, 9], 2)
+    """
 
     plan: BatchPlan
     rows: NDArray[np.int64]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -18,9 +18,12 @@ from auxtasks.seeding import torch_seed
 from auxtasks.tasks.input_checks import refuse_outside_unit, refuse_unbounded_below, refuse_without_change
 from auxtasks.tasks.layer_task import LayerTask, mean_square
 from auxtasks.tasks.visible_units import BernoulliUnits, GaussianUnits, VisibleUnits
+from auxtasks.training.health import TrivialLevel
 from auxtasks.training.objective import StepOutput
 
 __all__ = ["LayerRBM"]
+
+DEAD = 1e-3  # mean activity
 
 Visible = Literal["bernoulli", "gaussian"]
 
@@ -136,6 +139,13 @@ class LayerRBM(LayerTask):
         """The layer as a linear map."""
         return self._linear[0]
 
+    @property
+    def trivial_levels(self) -> Sequence[TrivialLevel]:
+        """Besides, hidden units of which all are on, or all off, whatever comes."""
+        dead = TrivialLevel("activity", DEAD, "below", f"the units of {self.layer} are all off", at_once=True)
+        stuck = TrivialLevel("activity", 1 - DEAD, "above", f"the units of {self.layer} are all on", at_once=True)
+        return [*super().trivial_levels, dead, stuck]
+
     def _hidden_shape(self) -> tuple[int, ...]:
         weight = self.linear.module.weight
         with torch.no_grad():
@@ -171,6 +181,7 @@ class LayerRBM(LayerTask):
         """
         refuse_without_change(self.layer, summary)
         self.refuse(summary)
+        self.keep_trivial_error(summary)
         self.head.begin_with(self.layer, summary)
         if self.initial_scale is not None:
             self._begin_small(self.initial_scale)

@@ -138,7 +138,17 @@ def _row(corrupted: Corrupted, kind: int, lexicon: Lexicon, length: int) -> Sent
 
 
 def collate_sentences(items: Sequence[SentenceItem]) -> SentenceBatch:
-    """Pad the rows of all items to the longest, rounded up to a multiple of 8."""
+    """Pad the rows of all items to the longest, rounded up to a multiple of 8.
+
+    Example:
+        >>> def row(tokens: list[int], kind: int) -> SentenceRow:
+        ...     flags, size = np.zeros(len(tokens), np.bool_), len(tokens)
+        ...     return SentenceRow(np.array(tokens, np.int32), ~flags, flags, flags, np.arange(size) - 1, kind)
+        >>> item = SentenceItem((row([2, 7, 8, 3], -1), row([2, 8, 7, 3], 0)), pad_id=0)
+        >>> batch: SentenceBatch = collate_sentences([item])
+        >>> tuple(batch.tokens.ids.shape), batch.kinds.tolist(), batch.sentence.tolist()
+        ((2, 8), [-1, 0], [0, 0])
+    """
     rows = [row for item in items for row in item.rows]
     tokens = pad_tokens([row.tokens for row in rows], pad_id=items[0].pad_id)
     counted, moved, new = np.zeros((3, *tokens.ids.shape), dtype=bool)

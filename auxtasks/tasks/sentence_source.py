@@ -16,7 +16,8 @@ from auxtasks.data.corruptions import KINDS, Corrupted, Mixture, corrupt
 from auxtasks.data.length_plan import LengthPlan
 from auxtasks.data.loaders import Records
 from auxtasks.data.sentences import SentenceTable, read_block, read_sentences
-from auxtasks.data.streams import StreamFeed, first_row
+from auxtasks.data.stream_rows import first_row
+from auxtasks.data.streams import StreamFeed
 from auxtasks.data.tokenizers import tokenizer_digest
 from auxtasks.errors import BackboneError, ColumnError, DataError
 from auxtasks.seeding import generator
@@ -42,6 +43,19 @@ class SentenceSource:
     Raises:
         BackboneError: the backbone takes no text.
         DataError: no corruption.
+
+    Example:
+        >>> from auxtasks.backbones import transformers
+        >>> from auxtasks.data.tokenizers import train_tokenizer
+        >>> texts = ["The old dog sleeps.", "A cat hears the dog.", "The cat sees a dog."]
+        >>> sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+        >>> tokenizer = train_tokenizer(texts, size=60)
+        >>> network = transformers({"model_type": "bert", **sizes}, tokenizer=tokenizer, length=16)
+        >>> source = SentenceSource(network, corruptions=2)
+        >>> table = source.prepare(Dataset.from_dict({"text": texts}), None)
+        >>> item = source.item({**table.record(0), "row": 0, "step": 0}, np.random.default_rng(0))
+        >>> len(item.rows), item.rows[0].kind
+        (3, -1)
     """
 
     backbone: Backbone

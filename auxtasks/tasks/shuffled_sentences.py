@@ -7,6 +7,7 @@ Legend for shapes: B rows of a batch (sentences and their corruptions), T tokens
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -32,9 +33,12 @@ from auxtasks.tasks.grammaticality import SentenceEvaluator
 from auxtasks.tasks.order_head import OrderHead, order_loss
 from auxtasks.tasks.sentence_batches import GOOD, SentenceBatch, SentenceItem, collate_sentences
 from auxtasks.tasks.sentence_source import SentenceSource
+from auxtasks.training.health import TrivialLevel
 from auxtasks.training.objective import StepOutput
 
 __all__ = ["Loss", "ShuffledSentences"]
+
+CHANCE = 0.52  # of an accuracy that is a half by chance
 
 Loss = Literal["sentence", "pair", "token", "order"]
 
@@ -124,6 +128,7 @@ class ShuffledSentences(AuxTask):
                 f"losses are weights above zero of {', '.join(get_args(Loss))}, at least one of them other than order, "
                 f"which cannot score a sentence; found {self.losses}."
             )
+        self.seed = seed
         width = backbone.output_dim
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(seed, "sentence heads"))
@@ -140,7 +145,7 @@ class ShuffledSentences(AuxTask):
     @property
     def settings(self) -> Mapping[str, object]:
         """JSON values that make this task what it is."""
-        return {**super().settings, **self.source.settings, "losses": self.losses}
+        return {**super().settings, **self.source.settings, "losses": self.losses, "head seed": self.seed}
 
     def prepare(self, dataset: Dataset, *, cache: Path | None = None) -> SentenceTable:
         """Read a corpus with a column ``text`` as words, once."""
@@ -214,6 +219,24 @@ class ShuffledSentences(AuxTask):
         if found.sentence is not None:
             named["pair_accuracy"] = (beside[~good] > 0).float().sum() / (~good).sum().clamp(min=1)
         return StepOutput(loss, sentences.float(), named)
+
+    @property
+    def trivial_levels(self) -> Sequence[TrivialLevel]:
+        """Corruptions that score as high as their sentences, and losses that a guess without looking has as well.
+
+        Who says of each row that it is good or bad with equal odds has a loss of log 2, as has one who finds a sentence
+        and its corruption equally good.
+        """
+        found = [TrivialLevel("pair_accuracy", CHANCE, "below", "corruptions are told apart no better than by chance")]
+        return found + [
+            TrivialLevel(f"{name}_loss", 0.99 * math.log(2), "above", f"the {name} loss is that of a guess")
+            for name in ("sentence", "pair")
+            if name in self.losses
+        ]
+
+    def items_of(self, batch: SentenceBatch) -> Mapping[int, Tensor]:
+        """Return which sentence each row of a batch is, or is a corruption of."""
+        return {len(batch.sentence): batch.sentence}
 
     def evaluator(self) -> SentenceEvaluator:
         """Return a fresh evaluator of accuracy by kind of corruption."""

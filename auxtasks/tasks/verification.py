@@ -79,6 +79,21 @@ def verify(
     Returns:
         ``roc_auc``, ``equal_error_rate``, ``tar_at_far_0.1`` and so on; ``accuracy`` where it can be had, and with
         folds its standard deviation over them.
+
+    Example:
+        >>> from auxtasks.backbones import convnet
+        >>> from auxtasks.data import decode_images, load_source
+        >>> columns, options = {"image": "image", "label": "label"}, {"people": 6, "photos": 4}
+        >>> source = load_source("builtin:drawn_faces", columns=columns, options=options)
+        >>> table = decode_images(source, size=(32, 32), channels=1)
+        >>> left, right = np.array([0, 0, 4, 8]), np.array([1, 4, 5, 12])
+        >>> pairs = Pairs(left, right, np.array([True, False, True, False]))
+        >>> network = convnet(size=32, widths=[8], blocks=[1], embedding=8)
+        >>> pair_scores(network, table, pairs).shape
+        (4,)
+        >>> threshold = held_out_threshold(network, table)
+        >>> sorted(verify(network, table, pairs, threshold=threshold))[:2]
+        ['accuracy', 'equal_error_rate']
     """
     scores = pair_scores(backbone, table, pairs, mirror=mirror)
     found = {

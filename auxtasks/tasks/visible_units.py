@@ -23,6 +23,11 @@ class VisibleUnits(nn.Module, ABC):
 
     Args:
         shape: of the biases: (D,) of vectors, (C, 1, 1) of pictures that a convolution takes.
+
+    Example:
+        >>> visible: VisibleUnits = BernoulliUnits((3,))
+        >>> visible.means(torch.zeros(2, 3)).tolist()
+        [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:

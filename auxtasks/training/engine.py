@@ -8,21 +8,27 @@ one that was not, bit for bit.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from auxtasks.data.loaders import BatchSource, Shard
 from auxtasks.training.accelerator import make_accelerator
+from auxtasks.training.batch_norm import refuse_batch_norm
 from auxtasks.training.best import BestWeights
+from auxtasks.training.health import CollapseWatch
+from auxtasks.training.memory import WorkerMemory, peak_memory
 from auxtasks.training.objective import Objective
 from auxtasks.training.optim import OptimizerSettings, named_state
 from auxtasks.training.preparing import prepared
+from auxtasks.training.processes import join_processes
 from auxtasks.training.progress import Checkpoints, Progress
 from auxtasks.training.settings import (
     LoopSettings,
@@ -33,11 +39,15 @@ from auxtasks.training.settings import (
     run_identity,
 )
 from auxtasks.training.steps import Prepared, Stepper
+from auxtasks.training.stopping import GPU_READ_EVERY, StopRequest, stop_requests, stopped
 from auxtasks.training.store import CheckpointStore
+from auxtasks.training.together import all_or_none
 from auxtasks.training.tracking import Meter, MetricsLog, ProgressBar
 from auxtasks.training.window import Window
 
 __all__ = ["train"]
+
+logger = logging.getLogger("auxtasks")
 
 
 def train(
@@ -55,6 +65,8 @@ def train(
 ) -> TrainingResult:
     """Train an objective in place, phase by phase; resume when the folder holds a checkpoint of the same run.
 
+    SIGTERM and SIGINT end it behind the step that is being done, with a checkpoint of it; a second SIGINT at once.
+
     Args:
         objective: what is trained.
         feed: where its batches come from, unless a phase has a feed of its own.
@@ -69,23 +81,27 @@ def train(
 
     Raises:
         NonFiniteError: the loss or the gradient is NaN or infinite; the last good checkpoint is kept.
-        CheckpointError: the folder holds a damaged checkpoint, or one of another run.
+        TrainingStoppedError: SIGTERM or SIGINT asked for it; says what is kept.
+        CheckpointError: the folder holds nothing but damaged checkpoints, or one of another run; another run is on it;
+            it cannot be written, such as for a full disk.
         TrainingError: settings that cannot be met, such as accumulation for a task that compares items.
     """
     state = torch.random.get_rng_state()
     try:
-        return _Loop(
-            objective,
-            feed,
-            phases,
-            seed=seed,
-            optimizer=optimizer or OptimizerSettings(),
-            settings=loop or LoopSettings(),
-            folder=folder,
-            identity=identity or {},
-            provenance=provenance or {},
-            validate=validate,
-        ).run()
+        with stop_requests() as request:
+            return _Loop(
+                objective,
+                feed,
+                phases,
+                seed=seed,
+                optimizer=optimizer or OptimizerSettings(),
+                settings=loop or LoopSettings(),
+                folder=folder,
+                identity=identity or {},
+                provenance=provenance or {},
+                validate=validate,
+                request=request,
+            ).run()
     finally:
         torch.random.set_rng_state(state)
 
@@ -106,6 +122,7 @@ class _Loop:
         identity: Mapping[str, Any],
         provenance: Mapping[str, Any],
         validate: Callable[[], Mapping[str, float]] | None,
+        request: StopRequest,
     ) -> None:
         self.objective = objective
         self.feed = feed
@@ -113,12 +130,17 @@ class _Loop:
         self.optimizer_settings = optimizer
         self.settings = settings
         self.validate = validate
+        self.request = request
         store = CheckpointStore(folder / "checkpoints", settings.keep_checkpoints) if folder else None
         finished = store is not None and self.total in store.steps()  # and needs no data
-        check_settings(objective, settings, validates=validate is not None or finished)
-        self.accelerator = make_accelerator(settings, folder)
-        self.shard = Shard(self.accelerator.process_index, self.accelerator.num_processes, settings.accumulation)
-        check_feeds(feed, phases, self.shard)  # before anything is done
+        join_processes(settings.device)
+        with all_or_none():  # before anything is done: what all refuse, one tells
+            check_settings(objective, settings, validates=validate is not None or finished)
+            self.accelerator = make_accelerator(settings, folder)
+            self.shard = Shard(self.accelerator.process_index, self.accelerator.num_processes, settings.accumulation)
+            check_feeds(feed, phases, self.shard)
+            if not finished:
+                refuse_batch_norm(objective, phases, self.shard, self.accelerator.device)
         self.log = MetricsLog(folder / "metrics.jsonl" if folder and self.accelerator.is_main_process else None)
         self.best = BestWeights.asked_for(settings)
         known = run_identity(
@@ -128,12 +150,14 @@ class _Loop:
         if store is not None:
             self.checkpoints = Checkpoints(store, self.accelerator, self.shard, feed, self.best, known, provenance)
         self.progress = Progress()
+        self.workers = WorkerMemory()
         self.stepper = Stepper(
             objective,
             self.accelerator,
             self.shard,
             seed=seed,
             settings=optimizer,
+            asked_to_stop=lambda: request.signal is not None,
             last_good=lambda: store.newest() if store else None,
         )
 
@@ -146,9 +170,15 @@ class _Loop:
         return self.progress.done == self.total or (self.best is not None and self.best.exhausted)
 
     def run(self) -> TrainingResult:
+        with self.checkpoints.only_ours() if self.checkpoints else contextlib.nullcontext():
+            return self._run()
+
+    def _run(self) -> TrainingResult:
         if self.checkpoints:
-            self.progress = self.checkpoints.resume(self.objective)
-        self.log.rewind(to_step=self.progress.done)  # lines of what will be done again
+            self.progress = self.checkpoints.resume(self.objective, self.stepper.window)
+        self.health = CollapseWatch(self.objective.trivial_levels, self.total, self.progress.warnings)
+        with all_or_none():
+            self.log.rewind(to_step=self.progress.done)  # lines of what will be done again
         began = time.perf_counter()
         meter = Meter()
         shown = self.settings.show_progress and self.accelerator.is_main_process
@@ -158,6 +188,8 @@ class _Loop:
                 phase_end = phase_start + phase.steps
                 if self.progress.done < phase_end and not self.is_over:
                     self._run_phase(phase, phase_start, meter, bar)
+                elif phase.begin and phase_start < min(self.progress.done, phase_end):
+                    phase.begin(self.objective)  # done in an earlier process: a later phase may leave what it froze
                 phase_start = phase_end
         # Not `end_training`: it also destroys the process group, which the caller's next evaluation or run needs.
         for tracker in self.accelerator.trackers:
@@ -169,26 +201,31 @@ class _Loop:
             seconds=time.perf_counter() - began,
             samples_per_second=speed,
             best_step=self.best.step if self.best else None,
+            memory=peak_memory(self.workers),
+            warnings=tuple(self.progress.warnings),
         )
 
     def _run_phase(self, phase: Phase, phase_start: int, meter: Meter, bar: ProgressBar) -> None:
         """Train one phase. What an earlier one has trained goes on with the optimizer state that it had then."""
         if phase.begin:
             phase.begin(self.objective)
-        state, batch_size = self.progress.laid_by, (phase.feed or self.feed).batch_size
-        with prepared(self.objective, self.accelerator, phase, self.optimizer_settings, state, batch_size) as ready:
+        state, feed = self.progress.laid_by, phase.feed or self.feed
+        with prepared(
+            self.objective, self.accelerator, phase, self.optimizer_settings, state, feed, self.settings
+        ) as ready:
             # Only that of what is frozen stays here: the optimizer has copied the rest.
             frozen = {name for name, parameter in self.objective.named_parameters() if not parameter.requires_grad}
             self.progress.laid_by = {key: value for key, value in state.items() if key.rpartition("|")[0] in frozen}
             self._run_steps(phase, phase_start, ready, meter, bar)
-            self.progress.laid_by = self._whole_state(ready.bare)
+            self.stepper.check_finite()  # while its feed and its optimizer are those of the steps
+            self.progress.laid_by = self._whole_state(ready)
 
-    def _whole_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    def _whole_state(self, ready: Prepared) -> dict[str, Tensor]:
         """Return the optimizer's state of what trains now and of what trained in an earlier phase."""
-        return {**self.progress.laid_by, **named_state(optimizer, self.objective.named_parameters())}
+        return {**self.progress.laid_by, **named_state(ready.bare, ready.parameters.items())}
 
     def _run_steps(self, phase: Phase, phase_start: int, ready: Prepared, meter: Meter, bar: ProgressBar) -> None:
-        batches = (phase.feed or self.feed).batches(self.progress.done, phase_start + phase.steps, self.shard)
+        batches = ready.feed.batches(self.progress.done, phase_start + phase.steps, self.shard)
         ready.model.train()
         for step in range(self.progress.done, phase_start + phase.steps):
             self.stepper.set_learning_rate(ready.bare, step - phase_start, phase.steps)
@@ -201,25 +238,45 @@ class _Loop:
             meter.wait(self.stepper.do(ready, batches, step))
             bar.advance(self._log(step + 1, phase, meter) if due else None)
             if validates:
+                ready.gather()
                 self._validate(step + 1)
                 ready.model.train()
             self.progress.done = step + 1
             if self.is_over and self.best:
                 self._end_with_best(self.best)
-            if _is_due(step + 1, self.settings.checkpoint_every) or self.is_over:
+            stop = None if self.is_over else self._asked_to_stop(step + 1)
+            if _is_due(step + 1, self.settings.checkpoint_every) or self.is_over or stop:
                 # With keep_best, the last one has the optimizer's state of weights that are gone: the run is over.
-                self._write_checkpoint(ready.bare)
+                self._write_checkpoint(ready)
             if self.is_over:
                 break
+            if stop:
+                kept = self.checkpoints.store.place(step + 1) if self.checkpoints else None
+                raise stopped(stop, step=step + 1, checkpoint=kept)
+        else:
+            ready.gather()
+
+    def _asked_to_stop(self, step: int) -> int | None:
+        """Return the signal that asked any process to stop; all processes get the same, and have to ask together."""
+        if self.shard.processes == 1:
+            return self.request.signal
+        if self.accelerator.device.type != "cpu" and not _is_due(step, GPU_READ_EVERY):
+            return None
+        if not float(self.stepper.processes_asked_to_stop):
+            return None
+        asked: list[int | None] = gather_object([self.request.signal])
+        return next(number for number in asked if number)
 
     def _log(self, step: int, phase: Phase, meter: Meter) -> str:
         self.stepper.check_finite()
         means, weight = self.stepper.window.read(self.accelerator)
         self.stepper.window = Window()
+        self.workers.look()
         # Batches may differ in size. Who compares items has gathered them: each process has weighed all of them.
         meter.count(weight / (self.shard.processes if self.objective.compares_items else 1))
         values = {**means, **meter.read()}
         self.progress.metrics.update(values)
+        self._look(step, values)
         self.log.write(step, phase.name, values)
         self.accelerator.log(values, step=step)
         return (
@@ -239,8 +296,16 @@ class _Loop:
             self.best.update(step, values, self.objective)
         found = {f"validation/{name}": value for name, value in values.items()}
         self.progress.metrics.update(found)
+        self._look(step, values, "validation ")
         self.log.write(step, "validation", values)
         self.accelerator.log(found, step=step)
+
+    def _look(self, step: int, values: Mapping[str, float], kind: str = "") -> None:
+        """Warn of what says that nothing is learnt."""
+        for told in self.health.look(step, values, kind):
+            self.progress.warnings.append(told)
+            if self.accelerator.is_main_process:
+                logger.warning("%s", told)
 
     def _end_with_best(self, best: BestWeights) -> None:
         """Give the objective the weights of the best validation, and the result its metrics."""
@@ -249,12 +314,16 @@ class _Loop:
         if self.progress.done < self.total:
             self.log.write(self.progress.done, "stopped early", best.counts)
 
-    def _write_checkpoint(self, optimizer: torch.optim.Optimizer) -> None:
+    def _write_checkpoint(self, ready: Prepared) -> None:
         self.stepper.check_finite()
+        if not (self.is_over and self.best):  # else the objective has the best weights, not the last ones
+            ready.gather()
         if self.checkpoints is None:
             return
         weighed = self.best.step if self.best and self.is_over else None
-        self.checkpoints.write(self.objective, self.progress, self._whole_state(optimizer), weighed=weighed)
+        self.checkpoints.write(
+            self.objective, self.progress, self._whole_state(ready), self.stepper.window, weighed=weighed
+        )
 
 
 def _is_due(step: int, every: int) -> bool:

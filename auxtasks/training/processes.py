@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from accelerate import PartialState
 
 from auxtasks.errors import TrainingError
+from auxtasks.training.accelerate_asks import refuse_what_is_not_given
 
 __all__ = ["join_processes", "stays_on_cpu"]
 
+# What launchers tell each of the processes that they start: torch's, and those of MPI.
+SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+
 
 def stays_on_cpu(device: Literal["auto", "cpu"]) -> bool:
-    """Return whether nothing but the CPU is wanted, or there."""
+    """Return whether nothing but the CPU is wanted, or there.
+
+    Example:
+        >>> stays_on_cpu("cpu"), stays_on_cpu("auto") == (not torch.accelerator.is_available())
+        (True, True)
+    """
     return device == "cpu" or not torch.accelerator.is_available()
 
 
@@ -25,12 +35,15 @@ def join_processes(device: Literal["auto", "cpu"] = "auto") -> PartialState:
     only one, and all of them would train alone and write over each other's files.
 
     Raises:
-        TrainingError: a launcher started several processes that did not meet.
+        TrainingError: a launcher started several processes that did not meet, or one where several were asked for, or
+            asked for what no run here gets.
 
     Example:
         >>> join_processes().num_processes
         1
     """
+    refuse_what_is_not_given()
+    _refuse_an_only_process(os.environ)
     state = PartialState(cpu=stays_on_cpu(device))
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if state.num_processes < started:
@@ -39,3 +52,19 @@ def join_processes(device: Literal["auto", "cpu"] = "auto") -> PartialState:
             "be the first to make Accelerate's state; several processes need CUDA devices, or the CPU alone."
         )
     return state
+
+
+def _refuse_an_only_process(environment: Mapping[str, str]) -> None:
+    """Refuse what ``accelerate launch`` does without ``--multi_gpu`` on a machine without several GPUs.
+
+    Asked for N processes it then starts one, without a word. It tells that one where the others would meet, and nothing
+    of how many there are.
+    """
+    launched_by_accelerate = "ACCELERATE_MIXED_PRECISION" in environment
+    told_where_to_meet = {"MASTER_ADDR", "MASTER_PORT"} <= environment.keys()
+    if launched_by_accelerate and told_where_to_meet and environment.keys().isdisjoint(SIZES):
+        raise TrainingError(
+            "accelerate launch was asked for several processes and started one. Add --multi_gpu, which starts them on "
+            "CPUs as well (accelerate launch --multi_gpu --num_processes 2 --num_machines 1 -m recipes pretrain ...), "
+            "or use torchrun --nproc_per_node 2. If one is what you want, unset MASTER_ADDR and MASTER_PORT."
+        )

@@ -14,7 +14,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from auxtasks.checkpoint import write_text_atomically
+from auxtasks.checkpoint import could_not_write, write_text_atomically
+from auxtasks.errors import CheckpointError
 
 __all__ = ["Meter", "MetricsLog", "ProgressBar"]
 
@@ -40,20 +41,37 @@ class MetricsLog:
         self._path = path
 
     def write(self, step: int, kind: str, values: Mapping[str, float]) -> None:
-        """Append one line; a value that is not finite is written as null, which JSON has and NaN it has not."""
+        """Append one line; a value that is not finite is written as null, which JSON has and NaN it has not.
+
+        Raises:
+            CheckpointError: the disk is full, or the file cannot be written.
+        """
         if self._path is None:
             return
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps({"step": step, "kind": kind, **finite}) + "\n")
+        line = json.dumps({"step": step, "kind": kind, **finite}) + "\n"
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as handle:
+                handle.write(line)
+        except OSError as error:
+            raise CheckpointError(could_not_write(self._path, error, needed=len(line))) from error
 
     def rewind(self, to_step: int) -> None:
-        """Drop lines of later steps, and a last line that was cut short when the process was killed."""
+        """Drop lines of later steps, and a last line that was cut short when the process was killed.
+
+        Raises:
+            CheckpointError: a line is damaged otherwise, or the file cannot be written.
+        """
         if self._path is None or not self._path.exists():
             return
-        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= to_step]
+        try:
+            lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= to_step]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(
+                f"{self._path} is damaged: {error}. Move it away: the run goes on with a new one."
+            ) from error
         write_text_atomically(self._path, "".join(kept))
 
 
@@ -61,6 +79,14 @@ class Meter:
     """Counts items, seconds, and the seconds spent waiting for data.
 
     Items are counted when their number is known: on a GPU no step waits for it.
+
+    Example:
+        >>> meter = Meter()
+        >>> meter.count(256)
+        >>> meter.wait(0.0)
+        >>> found = meter.read()
+        >>> found["samples_per_second"] > 0, found["data_wait_share"]
+        (True, 0.0)
     """
 
     def __init__(self) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from auxtasks.checkpoint import (
     write_text_atomically,
 )
 from auxtasks.errors import CheckpointError
+from auxtasks.training.tracking import MetricsLog
 
 
 def write(place: Path, text: str) -> None:
@@ -97,7 +99,9 @@ def test_a_full_disk_leaves_the_old_folder(place, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CheckpointError, match=r"could not write .*result: No space left on device\. What was there"):
+    with pytest.raises(
+        CheckpointError, match=r"could not write .*result: No space left on device\. .* are free .* What was there"
+    ):
         write(place, "new")
     assert_old(place)
 
@@ -175,6 +179,96 @@ def test_text_that_does_not_fit_the_disk_leaves_the_old_text(tmp_path):
         write_text_atomically(path, "new" * 10_000)
     assert path.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+# What killed processes leave behind
+
+
+def test_leftovers_of_dead_processes_are_swept_and_those_of_living_ones_stay(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for process in (dead.pid, os.getpid(), os.getppid()):
+        (tmp_path / f".a.writing-{process}").mkdir()
+        (tmp_path / f".a.writing-{process}" / "half.txt").write_text("half")
+        (tmp_path / f".b.txt.writing-{process}").write_text("half")
+    others = ["a", ".hidden", ".writing-1", "b.writing-1", ".c.writing-x"]
+    for name in others:
+        (tmp_path / name).write_text("")
+    checkpoint.sweep(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {f".a.writing-{os.getppid()}", f".b.txt.writing-{os.getppid()}", *others}
+    checkpoint.sweep(tmp_path / "not there")
+
+
+@pytest.mark.processes
+def test_a_folder_killed_between_stepping_aside_and_being_replaced_is_put_back(place):
+    code = (
+        "import os, signal, sys; from pathlib import Path; from auxtasks.checkpoint import atomic_folder\n"
+        "rename = Path.rename\n"
+        "def dying(path, target):\n"
+        "    if 'writing' in path.name: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return rename(path, target)\n"
+        "Path.rename = dying\n"
+        "with atomic_folder(Path(sys.argv[1])) as folder:\n"
+        "    (folder / 'b.txt').write_text('new')\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, place]).returncode == -signal.SIGKILL
+    assert not place.exists()  # the fault was there
+    checkpoint.sweep(place.parent)
+    assert_old(place)
+
+
+# A disk that is full
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of one megabyte."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = shutil.which("mount")
+    if (
+        not mount
+        or subprocess.run([mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True).returncode
+    ):
+        pytest.skip("no file system can be mounted here")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_full_disk_says_what_was_needed_and_what_is_free_and_goes_on_once_there_is_room(small_disk):
+    write(small_disk / "result", "old")
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(800_000))
+    message = r"could not write .*model\.safetensors: .*No space left.* It takes 400\.0 kB\. .* are free on this disk"
+    with pytest.raises(CheckpointError, match=message), atomic_folder(small_disk / "result") as folder:
+        write_tensors(folder / "model.safetensors", {"w": torch.zeros(100_000)})
+    assert content(small_disk / "result") == "old"
+    with pytest.raises(
+        CheckpointError, match=r"a\.txt: No space left on device\. It takes 900\.0 kB\. 2.* kB are free"
+    ):
+        write_text_atomically(small_disk / "a.txt", "new" * 300_000)
+    assert {path.name for path in small_disk.iterdir()} == {"result", "ballast"}  # nothing half written takes room
+    ballast.unlink()
+    write(small_disk / "result", "new")
+    assert content(small_disk / "result") == "new"
+
+
+def log_for_long(log):
+    for step in range(2, 100_000):
+        log.write(step, "train", {"loss": 0.5})
+
+
+def test_a_log_on_a_full_disk_says_so_and_is_read_as_far_as_it_was_written(small_disk):
+    log = MetricsLog(small_disk / "metrics.jsonl")
+    log.write(1, "train", {"loss": 0.5})
+    (small_disk / "ballast").write_bytes(bytes(1_000_000))
+    with pytest.raises(CheckpointError, match=r"could not write .*metrics\.jsonl: No space left on device\. It takes"):
+        log_for_long(log)
+    assert (small_disk / "metrics.jsonl").stat().st_size > 1000
+    (small_disk / "ballast").unlink()
+    log.rewind(to_step=1)
+    assert (small_disk / "metrics.jsonl").read_text() == '{"step": 1, "kind": "train", "loss": 0.5}\n'
 
 
 # Files

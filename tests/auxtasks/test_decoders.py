@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from auxtasks.backbones import Backbone, InputSpec, mlp
-from auxtasks.backbones.base import Family
+from auxtasks.backbones.description import Family
 from auxtasks.backbones.linear_map import linear_map
 from auxtasks.backbones.stages import Stage, apply_in_turn
 from auxtasks.tasks.decoders import TiedDecoder, untied_decoder

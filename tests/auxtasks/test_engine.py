@@ -303,6 +303,14 @@ def test_accumulation_is_refused_for_what_compares_items():
         run(Regression(), loop=accumulate(0))
 
 
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_run_that_would_keep_no_checkpoint_is_refused(tmp_path, count):
+    """Not taken for "all of them", as a slice of the list would have it."""
+    with pytest.raises(TrainingError, match=rf"keep_checkpoints is a number, at least 1, found {count}\."):
+        run(Regression(), folder=tmp_path, loop=LoopSettings(keep_checkpoints=count))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_batch_that_cannot_be_split_is_refused_before_anything_is_done(tmp_path):
     objective = Regression()
     with pytest.raises(TrainingError, match=r"global batch of 8 items cannot be split evenly .* a multiple of 3"):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from auxtasks.backbones import Backbone, InputSpec, convnet, mlp, timm_backbone, transformers
-from auxtasks.backbones.base import Family
+from auxtasks.backbones.description import Family
 from auxtasks.backbones.linear_map import input_shape, linear_map
 from auxtasks.backbones.stages import Stage, apply_in_turn
 from auxtasks.errors import LayerError

@@ -47,9 +47,17 @@ def test_pairs_are_a_function_of_the_seed():
     assert a.left.tolist() != c.left.tolist()
 
 
-@pytest.mark.parametrize("labels", [[0, 0, 0], [0, 1, 2], [-1, -1], [0, 0, -1, -1]])
-def test_labels_that_make_no_pairs_are_refused(labels):
-    with pytest.raises(DataError, match="verification needs two people, one of them with two photos; found"):
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        ([0, 0, 0], "3 labelled photos of 1 people, of whom 1 have two or more"),
+        ([0, 1, 2], "3 labelled photos of 3 people, of whom 0 have two or more"),
+        ([-1, -1], "0 labelled photos of 0 people, of whom 0 have two or more"),
+        ([0, 0, -1, -1], "2 labelled photos of 1 people, of whom 1 have two or more"),
+    ],
+)
+def test_labels_that_make_no_pairs_are_refused_and_counted(labels, found):
+    with pytest.raises(DataError, match=f"needs two people, one of them with two photos; found {found}"):
         balanced_pairs(labels, seed=0)
 
 

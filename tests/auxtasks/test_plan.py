@@ -166,6 +166,7 @@ def test_a_pool_does_not_shift_the_other():
         ({"labels": [-1]}, "found 1 person in 1 photos"),
         ({"identities": 1}, "at least 2 people with 2 photos a batch, found 1 x 2"),
         ({"photos": 1}, "at least 2 people with 2 photos a batch, found 2 x 1"),
+        ({"identities": 500_000}, "a batch of 1,000,000 .* 250,000 times: there are 2 people with 4 photos.* most 400"),
         ({"single_share": 1.5}, r"single_share is a share between 0 and 1, found 1\.5"),
         ({"labels": [0, 0, 1, 2]}, r"would hold 1 person only: 1 people have several photos, 2 have one, .* 0 of 2"),
         ({"labels": [0, 0, 1, 1, 2], "single_share": 1.0}, r"would hold 1 person only: 2 people .* 2 of 2 places"),

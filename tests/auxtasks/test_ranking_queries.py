@@ -231,6 +231,24 @@ def test_grades_that_have_no_gain_are_refused_where_they_are_asked_for_one():
         MaxMarginRanking(mlp(width=2)).evaluate(table)
 
 
+@pytest.mark.parametrize("grades", [[-1, 1], [0, 101]])
+def test_held_out_grades_without_a_gain_are_refused_before_a_step_is_taken(tmp_path, grades):
+    task, table = MaxMarginRanking(mlp(width=2)), table_of({"a": [0, 1], "b": grades})
+    before = {name: tensor.clone() for name, tensor in task.state_dict().items()}
+    with pytest.raises(DataError, match=rf"grades must be from 0 to 100 .*\(item {int(grades[0] == 0)} of query 1\)"):
+        pretrain(task, table, steps=1, batch_size=2, validation=table, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert all(torch.equal(before[name], tensor) for name, tensor in task.state_dict().items())
+    pretrain(task, table, steps=1, batch_size=2)  # which is better than which they say well
+    assert any(not torch.equal(before[name], tensor) for name, tensor in task.state_dict().items())
+
+
+def test_a_batch_far_larger_than_all_there_is_is_refused():
+    table = table_of({"a": [0, 1], "b": [1, 0]})
+    with pytest.raises(DataError, match=r"a batch of 201 would hold each item 100 times: there are 2 records\."):
+        pretrain(MaxMarginRanking(mlp(width=2)), table, steps=1, batch_size=201)
+
+
 def test_what_makes_no_queries_is_refused():
     with pytest.raises(DataError, match="list_size is 1: a list to rank has at least two items"):
         LabelledQueries(list_size=1)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from auxtasks.backbones import Backbone, InputSpec, mlp
-from auxtasks.backbones.base import Family
+from auxtasks.backbones.description import Family
 from auxtasks.backbones.stages import Stage, apply_in_turn
 from auxtasks.errors import DataError, LayerError, TrainingError
 from auxtasks.features.layer_inputs import summarize

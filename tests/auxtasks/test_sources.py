@@ -143,7 +143,7 @@ def test_text_file_of_paragraphs(tmp_path: Path) -> None:
 def test_bytes_that_are_not_utf8(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, line: int, byte: str, position: int, suffix: str
 ) -> None:
-    monkeypatch.setattr("auxtasks.data.opening._BLOCK_BYTES", 16)
+    monkeypatch.setattr("auxtasks.data.text_files._BLOCK_BYTES", 16)
     place = tmp_path / f"corpus.{suffix}"
     place.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
     with pytest.raises(
@@ -154,7 +154,7 @@ def test_bytes_that_are_not_utf8(
 
 
 def test_characters_across_blocks_are_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("auxtasks.data.opening._BLOCK_BYTES", 3)
+    monkeypatch.setattr("auxtasks.data.text_files._BLOCK_BYTES", 3)
     lines = ["\u6f22\u5b57 \U0001f600", "\u00e9" * 7]
     (tmp_path / "lines.txt").write_text("\n".join(lines), encoding="utf-8")
     assert load_source(tmp_path / "lines.txt", columns={"text": "text"})["text"][:] == lines

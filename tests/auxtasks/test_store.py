@@ -1,8 +1,12 @@
 """Which checkpoint is the newest whole one, and which may go."""
 
+import re
+import shutil
+
 import pytest
 
 from auxtasks.errors import CheckpointError
+from auxtasks.training.file_list import FILE_LIST
 from auxtasks.training.store import CheckpointStore
 
 
@@ -50,3 +54,94 @@ def test_other_settings_are_all_listed(tmp_path):
         CheckpointError, match=r"other settings: a: 1 there, 2 asked; c: None there, 3 asked; d: 4 there"
     ):
         CheckpointStore.check_identity({"a": 1, "b": 1, "d": 4}, {"a": 2, "b": 1, "c": 3}, tmp_path)
+
+
+# Damage
+
+
+def flip(folder):
+    content = bytearray((folder / "sub" / "b.bin").read_bytes())
+    content[3] ^= 1
+    (folder / "sub" / "b.bin").write_bytes(bytes(content))
+
+
+def empty(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+DAMAGE = {
+    "a bit turned": (flip, r"sub/b\.bin is damaged: its content is not what was written \(another SHA-256\)"),
+    "cut short": (lambda f: (f / "a.txt").write_text("who"), r"a\.txt is damaged: 3 bytes are there, 5 were written"),
+    "emptied": (lambda f: (f / "a.txt").write_text(""), r"a\.txt is damaged: 0 bytes are there, 5 were written"),
+    "a file gone": (lambda f: (f / "sub" / "b.bin").unlink(), r"b\.bin is missing: the folder .*-9 is not complete"),
+    "a folder gone": (lambda f: shutil.rmtree(f / "sub"), r"b\.bin is missing: the folder .*-9 is not complete"),
+    "a folder for a file": (
+        lambda f: ((f / "a.txt").unlink(), (f / "a.txt").mkdir()),
+        r"a\.txt is missing: the folder .*-9 is not complete",
+    ),
+    "all gone": (empty, r"step-00000009 is empty: the folder .*-9 is not complete"),
+    "the list cut short": (lambda f: (f / FILE_LIST).write_text("{"), rf"{FILE_LIST} is damaged"),
+    "another list": (lambda f: (f / FILE_LIST).write_text("[]"), rf"{FILE_LIST} is damaged: it is not a list of files"),
+}
+
+
+def fill_two(text):
+    def write(folder):
+        (folder / "a.txt").write_text(text)
+        (folder / "sub").mkdir()
+        (folder / "sub" / "b.bin").write_bytes(bytes(range(100)))
+
+    return write
+
+
+@pytest.fixture
+def two(tmp_path):
+    """A store of two checkpoints."""
+    store = CheckpointStore(tmp_path / "checkpoints")
+    for step in (5, 9):
+        store.write(step, fill_two("whole"))
+    return store
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_newest_checkpoint_is_told_set_aside_and_the_one_before_is_taken(two, kind, caplog):
+    damage, message = DAMAGE[kind]
+    assert two.newest_whole() == two.place(9)
+    assert two.is_whole(9)
+    damage(two.place(9))
+    assert not two.is_whole(9)
+    assert two.newest_whole() == two.place(5)
+    (told,) = caplog.records
+    assert told.levelname == "WARNING"
+    assert re.search(message.replace("-9", "-00000009"), told.getMessage())
+    assert f"going on from {two.place(5)}." in told.getMessage()
+    assert sorted(path.name for path in two.folder.iterdir()) == ["damaged-step-00000009", "step-00000005"]
+    assert two.steps() == [5]
+
+
+def test_what_was_set_aside_is_never_overwritten_nor_counted(two):
+    for _ in range(3):
+        flip(two.place(9))
+        assert two.newest_whole() == two.place(5)
+        two.write(9, fill_two("whole"))
+    aside = sorted(path.name for path in two.folder.glob("damaged-*"))
+    assert aside == ["damaged-step-00000009", "damaged-step-00000009-2", "damaged-step-00000009-3"]
+    two.write(10, fill_two("whole"))
+    assert two.steps() == [9, 10]
+
+
+def test_where_none_is_whole_all_are_named_and_nothing_is_moved(two):
+    flip(two.place(9))
+    (two.place(5) / "a.txt").unlink()
+    message = r"no whole checkpoint is left in .*: .*-00000009/sub/b\.bin is damaged.*-00000005/a\.txt is missing.*Put"
+    with pytest.raises(CheckpointError, match=message):
+        two.newest_whole()
+    assert two.steps() == [5, 9]
+
+
+def test_a_checkpoint_of_before_there_were_lists_is_read_through(two):
+    (two.place(9) / FILE_LIST).unlink()
+    assert two.newest_whole() == two.place(9)
+    (two.place(9) / "training.json").write_text("{")
+    assert two.newest_whole() == two.place(5)

@@ -18,6 +18,7 @@ from auxtasks.errors import CheckpointError, ColumnError, DataError
 from auxtasks.pretrain import pretrain
 from auxtasks.tasks import FacePairs
 from auxtasks.tasks.shuffled_sentences import ShuffledSentences
+from auxtasks.training.file_list import write_file_list
 from auxtasks.training.settings import LoopSettings
 
 STEPS = 14
@@ -147,13 +148,16 @@ def test_another_stream_and_another_number_of_processes_are_refused(tmp_path, co
     value = json.loads(kept)
     try:
         checkpoint.write_json(place, {**value, "processes": value["processes"] * 2})
+        write_file_list(place.parent.parent)  # else it is taken for damage
         with pytest.raises(CheckpointError, match=r"written by 2 processes, .*; now there are 1\. Resume with 2, or"):
             run(corpus, straight)
         place.unlink()
+        write_file_list(place.parent.parent)
         with pytest.raises(CheckpointError, match=r"stream\.json is missing"):
             run(corpus, straight)
     finally:
         place.write_text(kept)
+        write_file_list(place.parent.parent)
 
 
 def test_what_cannot_be_pretrained_on_is_refused(corpus, tiny_convnet):

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from auxtasks.data.loaders import Shard
+from auxtasks.data.stream_rows import describe_stream, first_row
 from auxtasks.data.stream_sources import open_stream
-from auxtasks.data.streams import StreamFeed, describe_stream, first_row
+from auxtasks.data.streams import StreamFeed
 from auxtasks.errors import ColumnError, DataError, TrainingError
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from auxtasks.errors import CheckpointError
 from auxtasks.training import tracking
 from auxtasks.training.tracking import Meter, MetricsLog, ProgressBar
 
@@ -40,6 +41,15 @@ def test_a_last_line_cut_short_by_a_kill_is_dropped(log, tmp_path):
     assert [line["step"] for line in lines(path)] == [10, 10, 20, 20, 30, 30]
     log.write(40, "train", {})
     assert lines(path)[-1] == {"step": 40, "kind": "train"}
+
+
+@pytest.mark.parametrize("line", [b"{]\n", b"\xff\n", b"3\n", b"{}\n"])
+def test_a_line_that_no_kill_leaves_is_named_and_nothing_is_dropped(log, tmp_path, line):
+    path = tmp_path / "run" / "metrics.jsonl"
+    path.write_bytes(damaged := line + path.read_bytes())
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl is damaged: .* Move it away"):
+        log.rewind(to_step=20)
+    assert path.read_bytes() == damaged
 
 
 def test_without_a_path_nothing_is_written(tmp_path, monkeypatch):

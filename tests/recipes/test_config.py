@@ -89,7 +89,7 @@ def test_a_key_like_nothing_gets_no_guess():
         ("transfer.layers.stage1=grit", "transfer.layers.stage1: input should be 'auto', 'mean', 'max', "
                                         "'mean_max', 'grid', 'flatten' or 'token', found 'grit'. "
                                         "Did you mean \"grid\"?"),
-        ("name=a/b", "name: string should match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$', found 'a/b'."),
+        ("name=a/b", "name: must be letters, digits, dots, _ and -, the first a letter or a digit, found 'a/b'."),
         ("transfer.claim=nothing", "transfer.claim: input should be 'scratch', 'untrained', 'raw', 'longer', "
                                    "'frozen' or 'finetuned', found 'nothing'."),
         ("transfer.arms=[raw]", 'transfer.claim: the claimed arm "frozen" is not among arms: raw.'),
@@ -177,7 +177,7 @@ NAMES = (
                                                       "(test)."),
         ("targets.order.metric=mathews", "targets.order.metric: input should be 'accuracy' or 'matthews', found "
                                          "'mathews'. Did you mean \"matthews\"?"),
-        ("targets.order.shots=[]", "targets.order.shots: list should have at least 1 item after validation, not 0."),
+        ("targets.order.shots=[]", "targets.order.shots: must hold at least 1, found []."),
         ("targets.order.test={}", "targets.order.test.split: a part differs from its source in path, split, where or "
                                   "options, found none."),
         ("targets.order={path: x, split: a, test: {path: x, split: a}}", "targets.order.test: the same data again; say "
@@ -271,7 +271,7 @@ def test_layers_are_trained_by_machines_or_autoencoders():
     ("override", "expected"),
     [
         ("task.name=layer_rmb", NAMES + "found 'layer_rmb'. Did you mean \"layer_rbm\"?"),
-        ("task.layers=[]", "task.layers: list should have at least 1 item after validation, not 0."),
+        ("task.layers=[]", "task.layers: must hold at least 1, found []."),
         ("task.visible=binary", "task.visible: input should be 'bernoulli' or 'gaussian', found 'binary'."),
         ("task.gibbs_steps=0", "task.gibbs_steps: input should be greater than or equal to 1, found 0."),
         ("task.sparsity_target=1.0", "task.sparsity_target: input should be less than 1, found 1.0."),

@@ -17,7 +17,8 @@ from auxtasks.data import load_source
 from auxtasks.errors import CheckpointError, LayerError, RecipeError, TransferError
 from auxtasks.features.extract import extract
 from recipes.config import load_recipe
-from recipes.finetune import finetune_lines, finetune_run
+from recipes.finetune import finetune_run
+from recipes.finetune_table import finetune_lines
 from recipes.folder import RunFolder
 from recipes.run import pretrain_recipe
 from transfer.model import table_of_items

@@ -5,8 +5,11 @@ import json
 import pytest
 
 from auxtasks.errors import CheckpointError, RecipeError
+from auxtasks.training.file_list import write_file_list
+from auxtasks.training.run_lock import LOCK
+from recipes.cache_place import cache_folder
 from recipes.config import load_recipe
-from recipes.folder import RunFolder, cache_folder
+from recipes.folder import RunFolder
 
 
 @pytest.fixture
@@ -31,6 +34,7 @@ def test_an_empty_folder_may_be_claimed(recipe, tmp_path):
 
 def test_every_difference_is_told_at_once(recipe, tmp_path):
     RunFolder(tmp_path).claim(recipe)
+    (tmp_path / "checkpoints").mkdir()
     other = load_recipe("faces_demo", ["seed=3", "data.where.x=1", "targets.strangers=null", "transfer.shots=[2]"])
     with pytest.raises(CheckpointError, match="holds another run") as caught:
         RunFolder(tmp_path).claim(other)
@@ -41,6 +45,20 @@ def test_every_difference_is_told_at_once(recipe, tmp_path):
     assert "transfer.shots: [1, 5] there, [2] asked" in told
     assert any(line.startswith("targets.strangers.path: 'builtin:drawn_faces' there, None asked") for line in told)
     assert RunFolder(tmp_path).recipe() == recipe
+
+
+def test_a_folder_in_which_nothing_was_done_yet_is_taken_over(recipe, tmp_path):
+    """A run refused for its data has left its recipe: the corrected command shall not be told of another run."""
+    folder, other = RunFolder(tmp_path), load_recipe("faces_demo", ["seed=3"])
+    folder.claim(recipe)
+    (tmp_path / "environment.json").write_text("of the first")
+    with folder.only_run():
+        folder.claim(other)
+    assert folder.recipe() == other
+    assert json.loads((tmp_path / "environment.json").read_text()).keys() == {"versions", "platform", "cpus"}
+    folder.finish_pretraining({"metrics": {}})
+    with pytest.raises(CheckpointError, match="seed: 3 there, 0 asked"):
+        folder.claim(recipe)
 
 
 def test_what_changes_no_number_may_differ(recipe, tmp_path):
@@ -89,8 +107,9 @@ def test_openings_are_appended_with_their_time(tmp_path):
 def test_pretraining_is_finished_once_it_is_written(tmp_path):
     folder = RunFolder(tmp_path)
     assert folder.finished_pretraining() is None
-    folder.finish_pretraining({"metrics": {"loss": 0.5}})
-    assert folder.finished_pretraining() == {"metrics": {"loss": 0.5}}
+    found = {"metrics": {"loss": 0.5}, "cost": {"seconds": 1.5}, "notes": ["a note"]}
+    folder.finish_pretraining(found)
+    assert folder.finished_pretraining() == found
     folder.pretraining.write_text('{"metrics"')
     with pytest.raises(CheckpointError, match=r"pretrain\.json is damaged"):
         folder.finished_pretraining()
@@ -105,3 +124,67 @@ def test_the_cache_is_where_it_was_asked_to_be(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "c"))
     assert cache_folder() == tmp_path / "c" / ".cache" / "auxtasks"
+
+
+# One command at a time
+
+
+def test_a_second_command_on_the_folder_is_refused_and_the_lock_is_no_file_of_it(recipe, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    with folder.only_run():
+        folder.claim(recipe)  # the lock is in it already, and does not make it somebody else's
+        with pytest.raises(CheckpointError, match=rf"{folder.place} is in use by another run: "), folder.only_run():
+            pass
+    assert {path.name for path in folder.place.iterdir()} == {"recipe.yaml", "environment.json"}
+
+
+def test_commands_that_only_read_are_never_refused(finished, command_line):
+    with RunFolder(finished).only_run():
+        for arguments in (["report", finished], ["inspect", finished]):
+            called = command_line(*arguments)
+            assert called.code == 0, called.err
+        assert command_line("transfer", finished).code == 1
+
+
+@pytest.mark.parametrize(("name", "value"), [("RANK", "1"), ("AUXTASKS_LAUNCHED", "1")])
+def test_processes_of_a_command_are_on_the_folder_in_its_name(tmp_path, monkeypatch, name, value):
+    with RunFolder(tmp_path).only_run():
+        monkeypatch.setenv(name, value)
+        with RunFolder(tmp_path).only_run():
+            pass
+        assert (tmp_path / LOCK).exists()
+
+
+def test_a_command_that_was_killed_while_it_took_the_folder_can_be_given_again(recipe, tmp_path):
+    (tmp_path / ".recipe.yaml.writing-999999999").write_text("half")
+    folder = RunFolder(tmp_path)
+    with folder.only_run():
+        folder.claim(recipe)
+    (tmp_path / "environment.json").unlink()  # killed behind the recipe
+    (tmp_path / "transfer").mkdir()
+    (tmp_path / "transfer" / ".report.json.writing-999999999").write_text("half")
+    with folder.only_run():
+        folder.claim(recipe)
+    assert {path.name for path in tmp_path.rglob("*")} == {"recipe.yaml", "environment.json", "transfer"}
+
+
+def test_a_command_clears_nothing_away_below_a_folder_that_is_no_run_s(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / ".a.writing-999999999").write_text("")
+    with RunFolder(tmp_path).only_run():
+        pass
+    assert (tmp_path / "other" / ".a.writing-999999999").exists()
+
+
+def test_a_damaged_backbone_is_told_where_it_is_asked_for(tmp_path):
+    place = tmp_path / "checkpoints" / "step-00000004"
+    for part in ("backbone", "training"):
+        (place / part).mkdir(parents=True)
+        (place / part / "a.txt").write_text("whole")
+    write_file_list(place)
+    (tmp_path / "checkpoints" / "damaged-step-00000009" / "backbone").mkdir(parents=True)
+    (place / "training" / "a.txt").write_text("wh0le")  # nobody who reuses the backbone reads this
+    assert RunFolder(tmp_path).backbone() == place / "backbone"
+    (place / "backbone" / "a.txt").write_text("wh0le")
+    with pytest.raises(CheckpointError, match=r"backbone/a\.txt is damaged: .*remove .*pretrain\.json if it is there"):
+        RunFolder(tmp_path).backbone()

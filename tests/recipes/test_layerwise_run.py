@@ -552,7 +552,7 @@ REFUSED = [
     (["task.layers=[hidden2]"], LayerError, "trained from the lowest up, without a gap: hidden1, hidden2; found hid"),
     (["backbone.arguments={width: 64, hidden: [12]}"], InputMismatchError,
      "layer_rbm of a recipe is for pictures, and the backbone mlp takes features.*Of an mlp say size"),
-    (["data.holdout=1.0"], DataError, r"data\.holdout is 1, which leaves none of 1297 pictures to train on"),
+    (["data.holdout=0.9999"], DataError, r"data\.holdout is 0\.9999, which leaves none of 1297 pictures to train on"),
     (["data.options.split=trian"], DataError, r'no split \'trian\'.*Did you mean "train"\?'),
     (["targets.digits.layers={hidden9: auto}"], LayerError, 'no layer "hidden9"'),
 ]  # fmt: skip

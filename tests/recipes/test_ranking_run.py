@@ -214,6 +214,7 @@ def lists(tmp_path_factory):
     for seed, (name, queries) in enumerate((("train", 20), ("validation", 6), ("test", 6))):
         write_lists(place / f"{name}.svm", queries, seed, first=100 * seed)
     write_lists(place / "narrow.svm", 6, 3, width=4, first=300)
+    (place / "below.svm").write_text((place / "train.svm").read_text().replace("0 qid:3 ", "-1 qid:3 "))
     rows = (place / "train.svm").read_text().splitlines()
     (place / "again.svm").write_text("\n".join([*rows, rows[0]]) + "\n")
     rows[7] = " ".join("2:nan" if part.startswith("2:") else part for part in rows[7].split())
@@ -269,6 +270,21 @@ def test_a_feature_that_is_no_number_is_named(of_lists, lists, part):
     called, _ = of_lists(**{part: "nan"})
     assert called.code == 1
     assert called.err.startswith(f"error: {lists / 'nan.svm'}: row 7 holds nan as feature 1 (from 0) of the column")
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_grades_that_no_metric_is_computed_of_are_refused_before_the_training(of_lists, lists, part):
+    called, place = of_lists(**{part: "below"})
+    assert called.code == 1
+    assert called.err.startswith(f"error: {lists / 'below.svm'}: grades must be from 0 to 100 to have")
+    assert "of query 3)" in called.err
+    assert not (place / "checkpoints").exists()
+
+
+def test_such_grades_can_be_trained_on(of_lists):
+    called, place = of_lists(train="below")
+    assert called.code == 0, called.err
+    assert read(place / "ranking.json")["queries"] == 6
 
 
 def test_a_query_that_comes_back_is_named_with_both_rows(of_lists, lists):

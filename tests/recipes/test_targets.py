@@ -36,8 +36,7 @@ def report_of(place):
     [
         ("targets.mine={path: x, layers: {stem: grit}}", "targets.mine.layers.stem: input should be 'auto', 'mean', "
          "'max', 'mean_max', 'grid', 'flatten' or 'token', found 'grit'. Did you mean \"grid\"?"),
-        ("targets.mine={path: x, layers: {}}", "targets.mine.layers: dictionary should have at least 1 item after "
-                                               "validation, not 0."),
+        ("targets.mine={path: x, layers: {}}", "targets.mine.layers: must hold at least 1, found {}."),
         ("targets.mine={path: x, split: a, validation: {split: a}}", "targets.mine.validation: the same data again; "
          "say what is different of it (path, split, where, options), or leave it out."),
         ("targets.mine={path: x, test: {split: a}, validation: {path: x, split: a}}", "targets.mine.validation: the "

@@ -33,6 +33,22 @@ class Renamed(nn.Module):
         self.second = nn.Linear(8, 4)
 
 
+def test_a_plan_takes_a_module_for_its_tensors():
+    source, target = nn.Linear(2, 3), nn.Linear(2, 3)
+    plan = plan_copy(source, target)
+    assert plan.loaded == ("weight", "bias")
+    plan.apply()
+    assert torch.equal(target.weight, source.weight)
+    network = mlp(width=2, hidden=[3], seed=1)
+    assert plan_copy(network, mlp(width=2, hidden=[3], seed=2)).share == 1.0
+
+
+@pytest.mark.parametrize("source", [None, 3, "weights.pt", [("weight", torch.ones(3, 2))], nn.Linear])
+def test_a_source_that_holds_no_tensors_by_name_is_refused(source):
+    with pytest.raises(TransferError, match=r"from a module or from tensors by name, .*; found \w+\."):
+        plan_copy(source, nn.Linear(2, 3))
+
+
 def test_the_audit_against_sets_by_hand():
     target = nn.ModuleDict({"a": nn.Linear(2, 3), "b": nn.Linear(3, 4), "c": nn.Linear(4, 5)})
     source = {

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from auxtasks.errors import CheckpointError
 from transfer.foreign.protobuf import Message
+from transfer.foreign.shapes import is_shape
 
 __all__ = ["read_caffe"]
 
@@ -39,6 +40,12 @@ def read_caffe(path: Path) -> dict[str, NDArray[Any]]:
 
     Raises:
         CheckpointError: the file is missing, damaged or cut short, or has no layers with blobs; names the blob.
+
+    Example:
+        >>> read_caffe(Path("no_such.caffemodel"))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        auxtasks.errors.CheckpointError: ...no_such.caffemodel...
     """
     try:
         data = path.read_bytes()
@@ -78,7 +85,7 @@ def _blob(blob: Message, kind: str, place: int, name: str, path: Path) -> NDArra
         shape = _without_padding(tuple(blob.integer(number) for number in OLD_SHAPE), kind, place)
     else:
         shape = (len(values),)
-    if math.prod(shape) != len(values):
+    if not is_shape(shape) or math.prod(shape) != len(values):
         raise CheckpointError(
             f"{path} is damaged or cut short: {name!r} has the shape {shape}, but {len(values)} numbers."
         )

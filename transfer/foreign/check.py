@@ -37,6 +37,11 @@ class Check:
         expected: what should.
         scale: the largest absolute value expected, at least 1; differences are measured by it.
         correlation: of all numbers found with all expected; NaN if one side is constant.
+
+    Example:
+        >>> found = Check(difference=0.02, where=(0, 3), found=1.98, expected=2.0, scale=2.0, correlation=0.999)
+        >>> found.relative
+        0.01
     """
 
     difference: float
@@ -116,6 +121,17 @@ def check_file(network: nn.Module, path: str | Path, *, tolerance: float = 1e-5,
     Raises:
         CheckpointError: the file cannot be read.
         TransferError: it lacks one of the arrays, or what `check_outputs` raises.
+
+    Example:
+        >>> import tempfile
+        >>> from auxtasks.backbones import mlp
+        >>> network = mlp(width=2, hidden=[3])
+        >>> inputs = np.array([[0.5, -1.0], [2.0, 0.0]], np.float32)
+        >>> outputs = network(torch.from_numpy(inputs)).detach().numpy()
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.savez(f"{folder}/told.npz", inputs=inputs, outputs=outputs)
+        ...     print(check_file(network, f"{folder}/told.npz").difference < 1e-6)
+        True
     """
     arrays = read_npz(Path(path).expanduser())
     lacking = [name for name in ("inputs", "outputs") if name not in arrays]

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from auxtasks.errors import CheckpointError
+from transfer.foreign.shapes import is_shape
 
 __all__ = ["read_flax_msgpack"]
 
@@ -53,6 +54,12 @@ def read_flax_msgpack(path: Path) -> dict[str, NDArray[Any] | Tensor]:
 
     Raises:
         CheckpointError: the file is missing, damaged or cut short, holds no tree, or an array of unknown type.
+
+    Example:
+        >>> read_flax_msgpack(Path("no_such.msgpack"))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        auxtasks.errors.CheckpointError: ...no_such.msgpack...
     """
     try:
         data = memoryview(path.read_bytes())
@@ -141,8 +148,10 @@ def _extension(extension: int | None, content: memoryview, level: int) -> Any:
     if end != len(content) or not isinstance(inner, list):
         raise _DamagedError("the inside of an array does not read as its shape, dtype and bytes")
     if extension == COMPLEX:
+        if len(inner) != 2 or not all(isinstance(part, int | float) for part in inner):
+            raise _DamagedError("a complex number that is not of two numbers")
         return np.asarray(complex(*inner))
-    if len(inner) != 3 or not isinstance(inner[0], list):
+    if len(inner) != 3 or not isinstance(inner[0], list) or not isinstance(inner[2], memoryview):
         raise _DamagedError("the inside of an array does not read as its shape, dtype and bytes")
     return _array(*inner)
 
@@ -152,7 +161,7 @@ def _array(shape: list[int], dtype: object, content: memoryview) -> NDArray[Any]
     if name not in DTYPES:
         raise _DamagedError(f"an array of unknown type {name!r}")
     known = np.dtype("<i2" if name == "bfloat16" else name)
-    if len(content) != math.prod(shape) * known.itemsize:
+    if not is_shape(shape) or len(content) != math.prod(shape) * known.itemsize:
         raise _DamagedError(f"an array {tuple(shape)} of {name} in {len(content)} bytes")
     array = np.frombuffer(content, dtype=known).reshape(shape)
     return torch.from_numpy(array.copy()).view(torch.bfloat16) if name == "bfloat16" else array
@@ -182,7 +191,7 @@ def _joined(chunked: Mapping[str, Any], way: tuple[str, ...]) -> NDArray[Any] | 
         if all(isinstance(chunk, Tensor) for chunk in chunks):
             return torch.cat(chunks).reshape(shape)
         return np.concatenate(chunks).reshape(shape)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise _DamagedError(f"the chunks of {'/'.join(way)} do not make an array: {error}") from error
 
 

@@ -43,6 +43,7 @@ VARIABLES: dict[str, tuple[str, ...]] = {
 VARIABLES |= dict.fromkeys(("query_dense", "key_dense", "value_dense", "output_dense"), VARIABLES["einsum_dense"])
 # What h5py raises where a byte is another: an address, a text that is none, a type of numbers that does not exist.
 BROKEN = (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError)
+_ALWAYS_FITS, _MOST_FOLD = 1 << 28, 100  # see `transfer.foreign.archives`
 SWITCHES = {"gamma": "scale", "beta": "center", "bias": "use_bias"}  # settings without which an array is not there
 
 
@@ -54,6 +55,10 @@ class Layer:
         name: its own.
         kind: its class, in snake case.
         settings: its configuration, where there is one.
+
+    Example:
+        >>> Layer("conv2d_3", kind="conv2d", settings={"filters": 8}).kind
+        'conv2d'
     """
 
     name: str
@@ -69,6 +74,20 @@ def read_hdf5(path: Path) -> dict[str, Array]:
 
     Raises:
         CheckpointError: no such file, no HDF5, cut short, another program's HDF5, or `h5py` is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> import h5py
+        >>> import numpy as np
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "model.h5"
+        ...     with h5py.File(path, "w") as file:
+        ...         file.attrs["layer_names"] = ["dense"]
+        ...         layer = file.create_group("dense")
+        ...         layer.attrs["weight_names"] = ["dense/kernel:0"]
+        ...         layer["dense/kernel:0"] = np.ones((2, 3), np.float32)
+        ...     print({name: array.shape for name, array in read_hdf5(path).items()})
+        {'dense/kernel': (2, 3)}
     """
     with open_hdf5(path) as file:
         try:
@@ -85,6 +104,12 @@ def open_hdf5(source: Any, where: Path | None = None) -> h5py.File:
 
     Raises:
         CheckpointError: as `read_hdf5`.
+
+    Example:
+        >>> open_hdf5(Path("no_such.h5"))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        auxtasks.errors.CheckpointError: ...no_such.h5...
     """
     try:
         import h5py
@@ -96,9 +121,37 @@ def open_hdf5(source: Any, where: Path | None = None) -> h5py.File:
     if where is None and not Path(source).is_file():
         raise CheckpointError(f"there is no file {source}.")
     try:
-        return h5py.File(source, "r")
+        file = h5py.File(source, "r")
     except OSError as error:
         raise CheckpointError(f"{place} is no HDF5 file, or damaged or cut short: {error}") from error
+    try:
+        _refuse_other_files(file, place)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _refuse_other_files(file: h5py.File, place: Any) -> None:
+    """Refuse a file that would have HDF5 open another one, wherever that is."""
+    import h5py
+
+    found: list[str] = []
+
+    def look(name: str, link: object) -> None:
+        if isinstance(link, h5py.ExternalLink):
+            found.append(f"{name} (in {link.filename})")
+
+    try:
+        file.visititems_links(look)
+    except (*BROKEN, SystemError) as error:  # what h5py makes of a name that is no text
+        raise CheckpointError(f"{place} is damaged or cut short: {error}") from error
+    if found:
+        raise _elsewhere(place, found[0])
+
+
+def _elsewhere(place: Any, what: str) -> CheckpointError:
+    return CheckpointError(f"{place}: {what} is kept in another file. Files elsewhere are never read.")
 
 
 def variable_names(kind: str, count: int, settings: Mapping[str, object] | None = None) -> tuple[str, ...]:
@@ -147,6 +200,14 @@ def named_variables(
         group: of the file or of a layer.
         layers: what is known of layers by their paths in the file (``/layers/conv2d``).
         above: names of the layers around it.
+
+    Example:
+        >>> import h5py
+        >>> import numpy as np
+        >>> with h5py.File("in_memory.h5", "w", driver="core", backing_store=False) as file:
+        ...     file["layers/dense/vars/0"] = np.ones((2, 3))
+        ...     print([(name, array.shape) for name, array in named_variables(file["layers/dense"])])
+        [('dense/kernel', (2, 3))]
     """
     layer = (layers or {}).get(group.name) or _guessed(group)
     # The model itself and a list of layers are no layers, and have no name among the others'.
@@ -185,6 +246,13 @@ def _text(name: bytes | str) -> str:
 
 def _array(data: h5py.Dataset) -> Array:
     """Return an array; bfloat16, which HDF5 has not, is kept as two bytes and becomes float32."""
+    if data.external or data.is_virtual:
+        raise _elsewhere(data.file.filename, data.name)
+    if data.nbytes > max(_ALWAYS_FITS, _MOST_FOLD * data.id.get_storage_size()):
+        raise CheckpointError(
+            f"{data.file.filename}: {data.name} would unpack to {data.nbytes / 1e6:,.0f} MB from the "
+            f"{data.id.get_storage_size() / 1e6:,.1f} MB that are there, as a decompression bomb does."
+        )
     array: Array = np.asarray(data)
     if data.attrs.get("dtype") == "bfloat16":
         return (array.view("<u2").astype("<u4") << 16).view("<f4")
@@ -196,6 +264,11 @@ def unique(arrays: Iterator[tuple[str, Array]], path: Path) -> dict[str, Array]:
 
     Raises:
         CheckpointError: two of one name, or none at all.
+
+    Example:
+        >>> import numpy as np
+        >>> sorted(unique(iter([("dense/kernel", np.ones((2, 3))), ("dense/bias", np.ones(3))]), Path("model.h5")))
+        ['dense/bias', 'dense/kernel']
     """
     found: dict[str, Array] = {}
     for name, array in arrays:

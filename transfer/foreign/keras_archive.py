@@ -12,6 +12,7 @@ import io
 import json
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from auxtasks.errors import CheckpointError
+from transfer.foreign.archives import check_sizes
 from transfer.foreign.hdf5 import BROKEN, Layer, named_variables, open_hdf5, unique
 
 __all__ = ["layers_of", "read_keras_archive"]
@@ -31,17 +33,24 @@ def read_keras_archive(path: Path) -> dict[str, NDArray[Any]]:
 
     Raises:
         CheckpointError: no such file, no archive of Keras, cut short or damaged.
+
+    Example:
+        >>> read_keras_archive(Path("no_such.keras"))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        auxtasks.errors.CheckpointError: ...no_such.keras...
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            check_sizes(archive, path)
             config, weights = archive.read(CONFIG), archive.read(WEIGHTS)
     except KeyError as error:
         raise CheckpointError(f"{path} is no archive of Keras: {error.args[0]}") from error
-    except (OSError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, zipfile.BadZipFile, EOFError, zlib.error, RuntimeError) as error:  # RuntimeError: a password
         raise CheckpointError(f"{path} is missing, no zip file, damaged or cut short: {error}") from error
     try:
         layers = dict(layers_of(json.loads(config)))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {CONFIG} does not describe a model: {error!r}") from error
     with open_hdf5(io.BytesIO(weights), path) as file:
         try:

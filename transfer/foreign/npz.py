@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from auxtasks.errors import CheckpointError
+from transfer.foreign.archives import check_sizes
 
 __all__ = ["read_npz"]
 
@@ -39,10 +40,12 @@ def read_npz(path: Path) -> dict[str, NDArray[Any] | Tensor]:
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise CheckpointError(f"{path} holds a single array without a name (.npy), no .npz of named ones.")
             with archive:
+                if archive.zip is not None:  # it is, as long as it is open
+                    check_sizes(archive.zip, path)
                 return {name: _array(archive, name, path) for name in archive.files}
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no file {path}.") from error
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, RuntimeError, ValueError, EOFError, OSError) as error:
         raise CheckpointError(f"{path} is damaged or cut short, or no .npz: {error}.") from error
 
 
@@ -56,8 +59,12 @@ def _array(archive: Any, name: str, path: Path) -> NDArray[Any] | Tensor:
             f"{path}: {name!r} is an array of Python objects, that is a pickle, which could run code when read. Only "
             "arrays of numbers are read here: write the file anew without it."
         ) from error
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, SyntaxError, EOFError, OSError) as error:
+    except (
+        zipfile.BadZipFile, zlib.error, RuntimeError, SyntaxError, EOFError, OSError, MemoryError, OverflowError,
+    ) as error:  # fmt: skip  # RuntimeError: a password is asked for
         raise CheckpointError(f"{path}: the array {name!r} is damaged or cut short: {error}.") from error
+    if not isinstance(array, np.ndarray):  # NumPy hands over a member that is no array as its bytes
+        raise CheckpointError(f"{path}: {name!r} is no array, but another file in the archive.")
     if array.dtype.kind == "V" and array.dtype.itemsize == 2:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return array

@@ -13,6 +13,7 @@ Reference: onnx.ai, "Open Neural Network Exchange Intermediate Representation", 
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from auxtasks.errors import CheckpointError
 from transfer.foreign.protobuf import Message
+from transfer.foreign.shapes import is_shape
 
 __all__ = ["read_onnx"]
 
@@ -48,6 +50,12 @@ def read_onnx(path: Path) -> dict[str, NDArray[Any] | Tensor]:
     Raises:
         CheckpointError: the file is missing, damaged or cut short, has no graph or no initializers, one of a type that
             is no plain number, or whose numbers lie outside the model's folder; names it.
+
+    Example:
+        >>> read_onnx(Path("no_such.onnx"))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        auxtasks.errors.CheckpointError: ...no_such.onnx...
     """
     try:
         data = path.read_bytes()
@@ -78,6 +86,8 @@ def _tensor(initializer: Message, name: str, path: Path) -> NDArray[Any] | Tenso
         raise CheckpointError(f"{path}: the initializer {name!r} holds {what}, which are not read here.")
     dtype, shape = np.dtype(DTYPES[kind]), tuple(initializer.integers(DIMS))
     size = math.prod(shape)
+    if not is_shape(shape):
+        raise CheckpointError(f"{path} is damaged: {name!r} has the shape {shape}, which no array has.")
     if initializer.integer(DATA_LOCATION) == EXTERNAL:
         values = np.frombuffer(_external(initializer, name, path, size * dtype.itemsize), dtype=dtype)
     elif initializer.has(RAW_DATA):
@@ -127,6 +137,8 @@ def _external(initializer: Message, name: str, path: Path, size: int) -> bytes:
         raise CheckpointError(f"{path} is damaged: where {name!r} lies in {location}: {error}.") from error
     if length != size or offset < 0:
         raise CheckpointError(f"{path}: {name!r} takes {size} bytes; {location} is said to hold {length} at {offset}.")
+    if os.path.exists(file) and not file.is_file():  # noqa: PTH110 - unlike a Path, it takes a name that is too long
+        raise CheckpointError(f"{path}: the numbers of {name!r} are said to be in {location!r}, which is no file.")
     try:
         there = max(0, file.stat().st_size - offset)  # a damaged shape may ask for more than fits into memory
         with file.open("rb") as stream:

@@ -23,6 +23,7 @@ MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)  # the last 8 bytes of every such 
 FOOTER = 48  # bytes
 TRAILER = 5  # bytes behind a block: its type and its checksum
 PLAIN, SNAPPY = 0, 1
+_SNAPPY_FOLD = 32  # the most that it packs: 64 bytes into a copy of 3
 
 
 def read_sstable(path: Path) -> dict[bytes, memoryview]:
@@ -30,6 +31,12 @@ def read_sstable(path: Path) -> dict[bytes, memoryview]:
 
     Raises:
         CheckpointError: no such file, no sorted table, cut short, or a block whose checksum does not fit.
+
+    Example:
+        >>> read_sstable(Path("no_such.ckpt"))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        auxtasks.errors.CheckpointError: ...no_such.ckpt...
     """
     try:
         data = memoryview(path.read_bytes())
@@ -77,6 +84,8 @@ def _unpacked(packed: memoryview) -> memoryview:
     import pyarrow as pa  # comes with datasets
 
     size, _ = read_varint(packed, 0)  # Snappy's own first field
+    if size > _SNAPPY_FOLD * len(packed) + 64:
+        raise CheckpointError(f"damaged: a block of {len(packed)} bytes, packed with Snappy, is said to hold {size}.")
     try:
         # As bytes: a view of Arrow's own buffer counts its bytes from -128.
         return memoryview(pa.decompress(packed, decompressed_size=size, codec="snappy", asbytes=True))

@@ -9,6 +9,7 @@ Reference: TensorFlow, `tensor_bundle.h`, `tensor_bundle.proto`, `types.proto`.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,6 +52,12 @@ def read_tensorflow_bundle(path: Path) -> dict[str, Array]:
     Raises:
         CheckpointError: no checkpoint there, a file that is missing, cut short or damaged, or a type that no array has;
             names the file and the tensor.
+
+    Example:
+        >>> read_tensorflow_bundle(Path("no_such.ckpt.index"))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        auxtasks.errors.CheckpointError: ...no_such.ckpt.index...
     """
     prefix = bundle_prefix(path)
     if prefix is None:
@@ -84,12 +91,13 @@ def bundle_prefix(path: Path) -> Path | None:
         >>> bundle_prefix(folder / "model.ckpt.data-00000-of-00001").name
         'model.ckpt'
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112
         inside = path / "variables" / "variables"
         candidates = [inside, path / "variables", *_latest(path), *_only(path)]
     else:
         candidates = [path, path.with_name(re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", path.name))]
-    return next((place for place in candidates if place.with_name(place.name + ".index").is_file()), None)
+    # Unlike a Path, it takes a name that is too long for one that is not there.
+    return next((place for place in candidates if place.name and os.path.isfile(f"{place}.index")), None)  # noqa: PTH113
 
 
 def _latest(folder: Path) -> list[Path]:
@@ -98,8 +106,8 @@ def _latest(folder: Path) -> list[Path]:
     if not note.is_file():
         return []
     found = re.search(r'^model_checkpoint_path: "(.*)"', note.read_text(encoding="utf-8", errors="replace"), re.M)
-    # A folder that was moved still holds its files, under a path that is no longer right.
-    return [folder / found[1], folder / Path(found[1]).name] if found else []
+    # By its name alone: a folder that was moved still holds its files, and what lies elsewhere is never read.
+    return [folder / Path(found[1]).name] if found and Path(found[1]).name else []
 
 
 def _only(folder: Path) -> list[Path]:
@@ -112,15 +120,15 @@ class _Shards:
     """The data files, mapped into memory when they are first asked for."""
 
     def __init__(self, prefix: Path, count: int) -> None:
-        self._paths = [prefix.with_name(f"{prefix.name}.data-{place:05d}-of-{count:05d}") for place in range(count)]
+        self._prefix, self._count = prefix, count
         self._maps: dict[int, NDArray[np.uint8]] = {}
 
     def bytes_of(self, entry: Message, *, checked: bool = True) -> NDArray[np.uint8]:
         """Return the bytes that an entry of the index points at; a text has another checksum, which is not compared."""
         shard, offset, size = entry.integer(3), entry.integer(4), entry.integer(5)
-        if not 0 <= shard < len(self._paths):
-            raise CheckpointError(f"{entry.where} is damaged: it points at shard {shard} of {len(self._paths)}.")
-        path = self._paths[shard]
+        if not 0 <= shard < self._count:
+            raise CheckpointError(f"{entry.where} is damaged: it points at shard {shard} of {self._count}.")
+        path = self._path(shard)
         content = self._mapped(shard)
         if offset < 0 or size < 0 or offset + size > len(content):
             raise CheckpointError(
@@ -131,8 +139,12 @@ class _Shards:
             raise CheckpointError(f"{path} is damaged: the checksum of {entry.where} does not fit. Fetch it again.")
         return found
 
+    def _path(self, shard: int) -> Path:
+        # One by one: a damaged index may speak of billions.
+        return self._prefix.with_name(f"{self._prefix.name}.data-{shard:05d}-of-{self._count:05d}")
+
     def _mapped(self, shard: int) -> NDArray[np.uint8]:
-        path = self._paths[shard]
+        path = self._path(shard)
         if shard not in self._maps:
             try:
                 # An empty file cannot be mapped; only arrays without elements can be in it.

@@ -84,12 +84,14 @@ def put_together(
         >>> put_together([(half, np.full(1, place)) for place, half in enumerate(halves)], (2,), np.dtype(int), "toy")
         array([0, 1])
     """
-    whole = np.zeros(shape, dtype=dtype)
-    seen = np.zeros(shape, dtype=bool)
-    for piece, values in pieces:
+    # Counted first: a damaged shape may ask for more than fits into memory.
+    is_whole = sum(math.prod(piece.shape) for piece, _ in pieces) == math.prod(shape)
+    whole = np.zeros(shape if is_whole else 0, dtype=dtype)
+    seen = np.zeros(whole.shape, dtype=bool)
+    for piece, values in pieces if is_whole else ():
         whole[piece.box] = values
         seen[piece.box] = True
-    if not seen.all() or sum(math.prod(piece.shape) for piece, _ in pieces) != seen.size:
+    if not is_whole or not seen.all():
         raise CheckpointError(
             f"{where} is damaged or incomplete: its {len(pieces)} pieces do not make up the shape {shape} exactly: "
             + "; ".join(piece.words() for piece, _ in pieces)

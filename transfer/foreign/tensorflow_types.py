@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from auxtasks.errors import CheckpointError
 from transfer.foreign.protobuf import Message
+from transfer.foreign.shapes import is_shape
 
 __all__ = ["BFLOAT16", "DTYPES", "as_array", "shape_of", "size_of"]
 
@@ -70,8 +71,13 @@ def shape_of(message: Message) -> tuple[int, ...]:
 
     Raises:
         CheckpointError: a size that is not settled.
+
+    Example:
+        >>> two_sizes = bytes([0x12, 2, 8, 5, 0x12, 2, 8, 3])  # field 2 twice, each a message whose field 1 is the size
+        >>> shape_of(Message(two_sizes, "toy"))
+        (5, 3)
     """
     shape = tuple(dim.integer(1) for dim in message.messages(2, "dimension"))
-    if message.integer(3) or any(size < 0 for size in shape):
+    if message.integer(3) or not is_shape(shape):
         raise CheckpointError(f"{message.where}: a shape that is not settled, {shape}.")
     return shape

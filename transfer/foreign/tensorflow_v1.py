@@ -42,6 +42,12 @@ def read_tensorflow_v1(path: Path) -> dict[str, Array]:
 
     Raises:
         CheckpointError: no such checkpoint, or a file that is missing, cut short or damaged; names the file.
+
+    Example:
+        >>> read_tensorflow_v1(Path("no_such.ckpt"))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        auxtasks.errors.CheckpointError: ...no_such.ckpt...
     """
     shapes: dict[str, tuple[tuple[int, ...], int]] = {}
     pieces: Pieces = {}
@@ -62,7 +68,16 @@ def read_tensorflow_v1(path: Path) -> dict[str, Array]:
 
 
 def is_tensorflow_v1(path: Path) -> bool:
-    """Return whether a file is a sorted table with tensors in it; that of version 2 has an index's suffix."""
+    """Return whether a file is a sorted table with tensors in it; that of version 2 has an index's suffix.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "notes.ckpt"
+        ...     _ = path.write_bytes(b"no table at all")
+        ...     print(is_tensorflow_v1(path))
+        False
+    """
     if not path.is_file() or path.suffix == ".index" or path.stat().st_size < len(MAGIC):
         return False
     with path.open("rb") as file:

@@ -22,6 +22,15 @@ def read_torch(path: Path) -> dict[str, Tensor]:
 
     Raises:
         CheckpointError: missing, damaged or cut short, without tensors, or a pickle that wants to run code.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "weights.pt"
+        ...     torch.save({"fc.weight": torch.ones(2, 3)}, path)
+        ...     print({name: tuple(tensor.shape) for name, tensor in read_torch(path).items()})
+        {'fc.weight': (2, 3)}
     """
     try:
         with warnings.catch_warnings():
@@ -37,6 +46,16 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 
     Raises:
         CheckpointError: missing, damaged or cut short.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from safetensors.torch import save_file
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "weights.safetensors"
+        ...     save_file({"fc.weight": torch.ones(2, 3)}, path)
+        ...     print({name: tuple(tensor.shape) for name, tensor in read_safetensors(path).items()})
+        {'fc.weight': (2, 3)}
     """
     try:
         return dict(safetensors.torch.load_file(path))
@@ -82,12 +101,12 @@ def read_sharded(path: Path) -> dict[str, Tensor]:
 
 def _shards(path: Path) -> dict[str, set[str]]:
     """Return the files that an index names, each with the names of its tensors."""
-    weight_map = checkpoint.read_json(path).get("weight_map")
+    weight_map = checkpoint.read_object(path).get("weight_map")
     if not isinstance(weight_map, Mapping) or not weight_map:
         raise CheckpointError(f'{path} is no index of weights: it has no "weight_map" from tensors to files.')
     shards: dict[str, set[str]] = {}
     for name, file in weight_map.items():
-        if not isinstance(file, str) or Path(file).name != file:
+        if not isinstance(file, str) or Path(file).name != file or file in ("", ".."):
             raise CheckpointError(
                 f"{path}: {name!r} is said to be in {file!r}; a shard is a file beside the index, in no other folder."
             )

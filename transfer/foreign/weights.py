@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,6 +31,12 @@ class ForeignWeights:
         tensors: by the names and with the axes of that framework.
         kind: of file, a key of `KINDS`.
         path: of the file that was read; inside the folder that was given, if one was.
+
+    Example:
+        >>> import numpy as np
+        >>> read = ForeignWeights({"fc1/kernel": np.ones((4, 2))}, kind="keras", path=Path("model.h5"))
+        >>> list(read.tensors), read.kind
+        (['fc1/kernel'], 'keras')
     """
 
     tensors: Tensors
@@ -46,6 +53,11 @@ class Kind:
         suffixes: that such files have; used where the contents do not tell.
         module: of `transfer.foreign`, imported when a file is read: some need an extra package.
         function: in it: from a path to tensors by name.
+
+    Example:
+        >>> kind: Kind = KINDS["npz"]
+        >>> kind.suffixes, kind.function
+        (('.npz',), 'read_npz')
     """
 
     what: str
@@ -105,7 +117,9 @@ def read_foreign(path: str | Path, kind: str | None = None) -> ForeignWeights:
     place = Path(path).expanduser()
     if kind is not None and kind not in KINDS:
         raise CheckpointError(f'no kind "{kind}" of weights file.{did_you_mean(kind, KINDS)} {_listed()}')
-    file = _inside(place) if place.is_dir() else place
+    if os.path.exists(place) and not place.is_dir() and not place.is_file():  # noqa: PTH110 - see find_kind
+        raise CheckpointError(f"{place} is a pipe, a socket or a device, which may never end: expected a file.")
+    file = _inside(place) if os.path.isdir(place) else place  # noqa: PTH112
     found = kind or find_kind(file)
     tensors = _reader(KINDS[found])(file)
     if not tensors:
@@ -118,16 +132,25 @@ def find_kind(path: Path) -> str:
 
     Raises:
         CheckpointError: nothing there, or no kind that is known; lists all.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.savez(f"{folder}/weights.npz", kernel=np.ones((2, 3)))
+        ...     print(find_kind(Path(folder) / "weights.npz"))
+        npz
     """
     # Late: the readers of TensorFlow's files are needed only where one is looked for.
     from transfer.foreign.tensorflow_bundle import bundle_prefix
     from transfer.foreign.tensorflow_v1 import is_tensorflow_v1
 
-    by_contents = _kind_of_contents(path) if path.is_file() else None
+    # Functions of os.path take a name that is too long for one that is not there; a Path raises.
+    by_contents = _kind_of_contents(path) if os.path.isfile(path) else None  # noqa: PTH113
     # Of a TensorFlow checkpoint there may be no file of that very name, only model.ckpt.index and its like.
     if by_contents is None and bundle_prefix(path) is not None:
         return "tensorflow"
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110
         raise CheckpointError(f"there is no file or folder {path}.")
     if path.is_dir():
         raise CheckpointError(
