@@ -306,8 +306,8 @@ def test_a_share_of_whole_queries_is_held_out(lists):
     assert (len(data.held_out.grades), data.test) == (20, None)
     few = load_recipe("ranking_features", [*overrides, "data.validation_items=2"])
     assert len(read_pretraining(few, build.make_backbone(few)).held_out) == 2
-    everything = load_recipe("ranking_features", [*overrides[:-1], "data.holdout=1"])
-    with pytest.raises(DataError, match=r"data\.holdout is 1, which leaves none of 20 queries to train on"):
+    everything = load_recipe("ranking_features", [*overrides[:-1], "data.holdout=0.99"])
+    with pytest.raises(DataError, match=r"data\.holdout is 0\.99, which leaves none of 20 queries to train on"):
         read_pretraining(everything, build.make_backbone(everything))
 
 
