@@ -1,6 +1,7 @@
 """What several tests need: a few drawn people, a network that is trained in milliseconds a step, files with damage."""
 
 import os
+import signal
 from collections.abc import Callable
 
 import datasets
@@ -10,6 +11,12 @@ from hypothesis import strategies as st
 
 from auxtasks.backbones import Backbone, convnet
 from auxtasks.data import ImageTable, decode_images, load_source
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C mean what it means to a user: side by side, tests run in processes that ignore it, as their own do."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def draw_faces(people: int, photos: int, first_person: int = 0) -> datasets.Dataset:

@@ -100,7 +100,7 @@ def test_the_held_out_threshold_is_the_best_one_on_the_held_out_people(backbone,
 
 
 def test_too_few_held_out_people_are_an_error(backbone, face_table):
-    with pytest.raises(DataError, match=r"found 1 people in 4 labelled photos .* Hold out more people"):
+    with pytest.raises(DataError, match=r"found 4 labelled photos of 1 people, .* Hold out more people"):
         held_out_threshold(backbone, face_table.subset(range(4)))
 
 
