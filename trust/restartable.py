@@ -32,6 +32,8 @@ def _run(arguments: tuple[str, ...], environment: dict[str, str], log: Path) -> 
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
     os.environ.update(environment)
+    # Its own processes as they are everywhere, not from a server: that would live on with them when this one is killed.
+    multiprocessing.set_start_method(None, force=True)
     sys.argv = ["auxtasks", *arguments]
     import torch
 
