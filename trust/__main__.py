@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 import tempfile
 import time
@@ -57,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     if unknown := sorted(set(asked.sections) - set(SECTIONS)):
         parser.error(f"no section {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # begun in the background, as its commands would be then
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     proofs = prove_sections(asked.sections or list(SECTIONS), full=not asked.small)
     Console(width=150 if not sys.stdout.isatty() else None).print(as_table(proofs))
     return 0 if all(proof.holds for proof in proofs) else 1
