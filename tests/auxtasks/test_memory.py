@@ -39,7 +39,8 @@ def test_the_peak_stays_when_memory_is_given_back():
     during = own_peak_memory().largest
     assert during > before
     del held
-    assert own_peak_memory().largest >= during
+    # The kernel adds up the pages of threads now and then, not at once.
+    assert own_peak_memory().largest >= during - MEGABYTE
 
 
 def test_a_run_of_one_process_names_no_sum_and_no_gpu():
