@@ -208,7 +208,7 @@ class _Run:
         Raises:
             CheckpointError: another run is on it, and which; it cannot be written.
         """
-        join_processes()
+        join_processes(self.loop.device if self.loop else "auto")
         if self.folder is None:
             return contextlib.nullcontext()
         return entered_by_first(only_run(self.folder / "layers", of=self.folder))

@@ -213,8 +213,8 @@ def main() -> None:
         1
     """
     keep_libraries_inside()
-    if "AUXTASKS_LAUNCHED" in os.environ:
-        die_with_parent()
+    if launcher := os.environ.get("AUXTASKS_LAUNCHED"):
+        die_with_parent(int(launcher))
     try:
         with interruptions():
             app()
@@ -234,7 +234,8 @@ def main() -> None:
         # What gloo says to those that wait for a process that has ended, which has said why.
         if "RANK" not in os.environ or "gloo/transport" not in str(error):
             raise
-        typer.echo(f"error: process {os.environ['RANK']} ends, since another one of the run has ended.", err=True)
+        why = "did not come for a day" if "Timed out" in str(error) else "has ended"
+        typer.echo(f"error: process {os.environ['RANK']} ends, since another one of the run {why}.", err=True)
         sys.exit(1)
     except OSError as error:
         if error.errno not in _OF_THE_DISK:

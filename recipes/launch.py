@@ -51,7 +51,7 @@ def launch(arguments: Sequence[str], processes: int, what: str) -> None:
     launcher = [sys.executable, "-m", "recipes.torch_launcher", "--standalone", "--nproc_per_node", str(processes)]
     environment = {
         **os.environ,
-        "AUXTASKS_LAUNCHED": "1",  # their results are printed by this process, once
+        "AUXTASKS_LAUNCHED": str(os.getpid()),  # whom the launcher goes with; it prints the results, once
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(STOP_SECONDS),
     }
     # The launcher makes a folder for logs, which nobody asked for, and leaves it where it is.

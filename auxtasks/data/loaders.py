@@ -11,10 +11,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from auxtasks.data.plan import BatchPlan, Pick
+from auxtasks.data.worker_errors import CollateWhole, Failed, raising, value_or_failure
 from auxtasks.data.worker_sockets import check_worker_sockets
 from auxtasks.errors import TrainingError
 from auxtasks.seeding import generator
-from auxtasks.signals import begin_loader_worker
+from auxtasks.signals import begin_loader_worker, loader_start_method
 
 __all__ = ["BatchSource", "Feed", "Fingerprinted", "FollowsSteps", "KnowsRows", "Records", "Shard", "read"]
 
@@ -229,22 +230,27 @@ class Feed(FollowsSteps, Generic[Item, Batch]):
         return f"{row} (row {int(source[row])} of the data set)"
 
     def batches(self, start: int, stop: int, shard: Shard) -> Iterator[Batch]:
-        """Yield the micro-batches of steps `start` to `stop` - 1 for one process, in order."""
+        """Yield the micro-batches of steps `start` to `stop` - 1 for one process, in order.
+
+        Raises:
+            AuxtasksError: that of a record, the transform or the collation, the same for any number of workers.
+        """
         sampler = _StepSampler(self.plan, start, stop, shard)
         items = _PlannedItems(self.records, self.transform, self.seed)
         loader: DataLoader[Any] = DataLoader(
             items,
             batch_sampler=sampler,
-            collate_fn=self.collate,
+            collate_fn=CollateWhole(self.collate),
             num_workers=self.workers,
+            multiprocessing_context=loader_start_method(self.workers),
             # Its own generator: without one the loader draws a seed from torch's global generator.
             generator=torch.Generator(),
             worker_init_fn=begin_loader_worker,
         )
-        return iter(loader)
+        return raising(iter(loader))  # its workers begin now, not with the first batch
 
 
-class _PlannedItems(Dataset[Item]):
+class _PlannedItems(Dataset[Item | Failed]):
     """Reads and transforms picks; each item gets the generator of its (epoch, number)."""
 
     def __init__(
@@ -257,10 +263,10 @@ class _PlannedItems(Dataset[Item]):
         self._transform = transform
         self._seed = seed
 
-    def __getitem__(self, planned: tuple[int, Pick]) -> Item:
+    def __getitem__(self, planned: tuple[int, Pick]) -> Item | Failed:
         step, pick = planned
         rng = generator(self._seed, "transform", pick.epoch, pick.number)
-        return self._transform(read(self._records, pick.row, step), rng)
+        return value_or_failure(lambda: self._transform(read(self._records, pick.row, step), rng))
 
 
 class _StepSampler(Sampler[list[tuple[int, Pick]]]):

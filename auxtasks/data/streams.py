@@ -26,10 +26,11 @@ from torch.utils import data as torch_data
 from auxtasks.data.length_plan import cut_by_length
 from auxtasks.data.loaders import Records, Shard
 from auxtasks.data.stream_rows import Row, is_shuffled, rows_of
+from auxtasks.data.worker_errors import Failed, failure_as_item, raising
 from auxtasks.data.worker_sockets import check_worker_sockets
 from auxtasks.errors import DataError
 from auxtasks.seeding import generator
-from auxtasks.signals import begin_loader_worker
+from auxtasks.signals import begin_loader_worker, loader_start_method
 
 __all__ = ["BLOCK_ROWS", "Block", "StreamFeed"]
 
@@ -199,6 +200,9 @@ class StreamFeed:
                 f"the stream has {self.dataset.num_shards} shards for {shard.processes} processes, and each needs one "
                 f"of its own: write the corpus in {shard.processes} files or more, best in a multiple of that number."
             )
+        if shard.processes > 1 and shard.rank == 0:
+            logger.info("each of %d processes reads files of its own: the batches are not those of one process.",
+                        shard.processes)  # fmt: skip
 
     def position(self) -> dict[str, Any]:
         """Return where this process stands behind the last batch that was taken, as JSON."""
@@ -232,19 +236,24 @@ class StreamFeed:
         self._rows.setdefault(step, []).append(rows)
 
     def batches(self, start: int, stop: int, shard: Shard) -> Iterator[Any]:
-        """Yield the micro-batches of steps `start` to `stop` - 1 for one process, in order, from where it stands."""
+        """Yield the micro-batches of steps `start` to `stop` - 1 for one process, in order, from where it stands.
+
+        Raises:
+            DataError: more rows than allowed cannot be used, or a shard cannot be read; the same for 0 and 1 workers.
+        """
         loader: Any = torch_data.DataLoader(
             _Reading(self, start, stop, shard, self._position),
             batch_size=None,
             collate_fn=_as_it_is,
             num_workers=self.workers,
+            multiprocessing_context=loader_start_method(self.workers),
             prefetch_factor=_READ_AHEAD if self.workers else None,
             generator=torch.Generator(),  # without one the loader draws a seed from torch's global generator
             worker_init_fn=begin_loader_worker,
         )
         logged = self._position.read // _LOGGED_EVERY_ROWS
         self._rows.clear()  # of steps that may come again
-        for batch, position, step, rows in loader:
+        for batch, position, step, rows in raising(loader):
             self._position = position
             self._remember(step, rows)
             if position.read // _LOGGED_EVERY_ROWS > logged:
@@ -254,7 +263,10 @@ class StreamFeed:
             yield batch
 
 
-class _Reading(torch_data.IterableDataset[tuple[Any, _Position, int, list[int]]]):
+_Read = tuple[Any, _Position, int, list[int]]
+
+
+class _Reading(torch_data.IterableDataset[_Read | Failed]):
     """The micro-batches of one process from a position on, each with the position behind its step, it, and its rows."""
 
     def __init__(self, feed: StreamFeed, start: int, stop: int, shard: Shard, position: _Position) -> None:
@@ -265,7 +277,10 @@ class _Reading(torch_data.IterableDataset[tuple[Any, _Position, int, list[int]]]
         self._local_batch = shard.micro_batch_size(feed.batch_size) * shard.accumulation
         self._local_tokens = None if feed.batch_tokens is None else feed.batch_tokens // shard.processes
 
-    def __iter__(self) -> Iterator[tuple[Any, _Position, int, list[int]]]:
+    def __iter__(self) -> Iterator[_Read | Failed]:
+        return failure_as_item(self._micro_batches())
+
+    def _micro_batches(self) -> Iterator[_Read]:
         batches = self._batches(self._position)
         for step in self._steps:
             ready, places, position = next(batches)

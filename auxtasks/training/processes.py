@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Mapping
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from accelerate import PartialState
@@ -17,6 +18,10 @@ __all__ = ["join_processes", "stays_on_cpu"]
 # What launchers tell each of the processes that they start: torch's, and those of MPI.
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
+# The others wait for the first process, which may tokenize a corpus or evaluate for hours; torch by itself gives up
+# after 10 or 30 minutes. One that has ended is noticed at once all the same.
+PATIENCE: Final = datetime.timedelta(days=1)
+
 
 def stays_on_cpu(device: Literal["auto", "cpu"]) -> bool:
     """Return whether nothing but the CPU is wanted, or there.
@@ -28,23 +33,28 @@ def stays_on_cpu(device: Literal["auto", "cpu"]) -> bool:
     return device == "cpu" or not torch.accelerator.is_available()
 
 
-def join_processes(device: Literal["auto", "cpu"] = "auto") -> PartialState:
+def join_processes(device: Literal["auto", "cpu"] | None = None) -> PartialState:
     """Return which process this is; the first call meets the others that a launcher has started.
 
     Accelerate has to be told that there is only a CPU. Otherwise it takes each of N processes on such a machine for the
     only one, and all of them would train alone and write over each other's files.
 
+    Args:
+        device: what a run computes on; None where nothing will be computed: it is the one of before, if there is one.
+
     Raises:
         TrainingError: a launcher started several processes that did not meet, or one where several were asked for, or
-            asked for what no run here gets.
+            asked for what no run here gets; or several have met for another device.
 
     Example:
-        >>> join_processes().num_processes
+        >>> join_processes("cpu").num_processes
         1
     """
     refuse_what_is_not_given()
     _refuse_an_only_process(os.environ)
-    state = PartialState(cpu=stays_on_cpu(device))
+    if device is not None:
+        _leave_other_device(device)
+    state = PartialState(cpu=stays_on_cpu(device or "auto"), timeout=PATIENCE)
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if state.num_processes < started:
         raise TrainingError(
@@ -52,6 +62,21 @@ def join_processes(device: Literal["auto", "cpu"] = "auto") -> PartialState:
             "be the first to make Accelerate's state; several processes need CUDA devices, or the CPU alone."
         )
     return state
+
+
+def _leave_other_device(device: Literal["auto", "cpu"]) -> None:
+    """Forget the state of an earlier run, if it is one of another device: Accelerate would keep to that one."""
+    if not PartialState._shared_state:
+        return
+    state = PartialState()
+    if (state.device.type == "cpu") == stays_on_cpu(device):
+        return
+    if state.num_processes > 1:
+        raise TrainingError(
+            f'these {state.num_processes} processes have met to compute on "{state.device.type}", and the run asks for '
+            f'device="{device}": ask for the same in all runs of a process, or start another.'
+        )
+    PartialState._reset_state()
 
 
 def _refuse_an_only_process(environment: Mapping[str, str]) -> None:

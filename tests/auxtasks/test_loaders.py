@@ -1,5 +1,10 @@
 """The same batches for any number of workers, and N processes together see the batches of one."""
 
+import dataclasses
+import gc
+import multiprocessing
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +12,7 @@ import torch
 from auxtasks.data.length_plan import LengthPlan
 from auxtasks.data.loaders import Feed, Shard, read
 from auxtasks.data.plan import EpochPlan, Pick
-from auxtasks.errors import TrainingError
+from auxtasks.errors import ColumnError, ImageError, NonFiniteError, TrainingError
 
 
 class Numbers:
@@ -132,6 +137,79 @@ def test_global_generators_are_left_alone(workers):
 def test_a_record_carries_its_row_and_the_step():
     assert read(Numbers(3), 2) == {"value": 20, "row": 2, "step": 0}
     assert read(Numbers(3), 2, 7) == {"value": 20, "row": 2, "step": 7}
+
+
+class Holes(Numbers):
+    """Records of which one cannot be read, with the other errors that a feed may meet behind it."""
+
+    def record(self, index):
+        if index == 9:
+            raise ImageError("row 9 is no picture")
+        return super().record(index)
+
+
+def refuse(record, rng):
+    error = NonFiniteError("row 3 is NaN", rows=[3])
+    raise error from ValueError("of the library below")
+
+
+def refuse_batch(items):
+    raise ColumnError("the rows have no 'text'")
+
+
+BROKEN = {
+    "record": (Holes, transform, collate, ImageError, "row 9 is no picture"),
+    "transform": (Numbers, refuse, collate, NonFiniteError, "row 3 is NaN"),
+    "collate": (Numbers, transform, refuse_batch, ColumnError, "the rows have no 'text'"),
+}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("where", BROKEN)
+def test_an_error_of_ours_is_the_same_for_any_number_of_workers(where, workers):
+    records, change, join_items, kind, says = BROKEN[where]
+    plan = EpochPlan(17, 4, seed=0, shuffle=False)
+    source = Feed(records(17), plan, change, join_items, seed=0, workers=workers)
+    found = source.batches(0, 5, Shard())
+    if where == "record":
+        assert [len(next(found)[0]) for _ in range(2)] == [4, 4]  # those before it are whole
+    with pytest.raises(kind) as caught:
+        next(found)
+    assert type(caught.value) is kind
+    assert str(caught.value) == says
+    assert getattr(caught.value, "rows", ()) == ((3,) if where == "transform" else ())
+
+
+def worker_while_a_feed_fails():
+    source = Feed(Holes(17), EpochPlan(17, 4, seed=0, shuffle=False), transform, collate, seed=0, workers=1)
+    before = multiprocessing.active_children()
+    found = source.batches(0, 5, Shard())
+    (worker,) = set(multiprocessing.active_children()) - set(before)
+    try:
+        list(found)
+    except ImageError:
+        return worker
+    return None
+
+
+def test_the_worker_of_a_feed_that_failed_ends_with_it():
+    gc.disable()  # which would come at any time, and wait for the worker
+    try:
+        worker = worker_while_a_feed_fails()
+        assert worker is not None
+        assert not worker.is_alive()
+    finally:
+        gc.enable()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others have no fork, or none that is safe")
+def test_workers_are_forked_whatever_else_python_would_do(monkeypatch):
+    # As from 3.14 on. What cannot be pickled goes to a forked process alone.
+    monkeypatch.setattr(
+        multiprocessing.context._default_context, "_actual_context", multiprocessing.get_context("spawn")
+    )
+    unpicklable = dataclasses.replace(feed(1), transform=lambda record, rng: transform(record, rng))
+    assert_equal(batches(unpicklable), batches(feed(0)))
 
 
 def test_an_error_in_a_worker_is_told():

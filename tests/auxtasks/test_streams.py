@@ -4,6 +4,8 @@ import collections
 import dataclasses
 import json
 import logging
+import multiprocessing
+import sys
 
 import numpy as np
 import pytest
@@ -319,15 +321,48 @@ def broken_parts(parts):
     raise OSError("the disk is gone")
 
 
-def test_an_empty_and_a_broken_stream_are_named():
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_empty_and_a_broken_stream_are_named(workers):
     empty = IterableDataset.from_generator(empty_parts, gen_kwargs={"parts": [0, 1]})
     with pytest.raises(DataError, match="the stream holds no rows"):
         first_row(empty)
-    with pytest.raises(DataError, match=r"no row is in the shards of this process: [01], [01]"):
-        take(make_feed(empty), 1)
+    with pytest.raises(DataError, match=r"^no row is in the shards of this process: [01], [01]\.$"):
+        take(make_feed(empty, workers=workers), 1)
     broken = IterableDataset.from_generator(broken_parts, gen_kwargs={"parts": [0]})
-    with pytest.raises(DataError, match="shard 0 of the stream cannot be read: OSError: the disk is gone"):
-        take(make_feed(broken), 1)
+    with pytest.raises(DataError, match=r"^shard 0 of the stream cannot be read: OSError: the disk is gone"):
+        take(make_feed(broken, workers=workers), 1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("where", ["transform", "collate"])
+def test_an_error_of_ours_comes_behind_the_batches_before_it_for_any_number_of_workers(where, workers):
+    def change(record, rng):
+        if where == "transform" and record["step"] == 2:
+            raise ColumnError("the third batch is none")
+        return transform(record, rng)
+
+    def collate(items):
+        if items[0][2] == 2:
+            raise ColumnError("the third batch is none")
+        return items
+
+    feed = make_feed(workers=workers)
+    feed.transform, feed.collate = change, collate
+    found = feed.batches(0, 5, ALONE)
+    assert [next(found), next(found)] == take(make_feed(), 2)
+    with pytest.raises(ColumnError, match=r"^the third batch is none$"):
+        next(found)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others have no fork, or none that is safe")
+def test_the_worker_is_forked_whatever_else_python_would_do(monkeypatch):
+    # As from 3.14 on. What cannot be pickled goes to a forked process alone.
+    monkeypatch.setattr(
+        multiprocessing.context._default_context, "_actual_context", multiprocessing.get_context("spawn")
+    )
+    feed = make_feed(workers=1)
+    feed.transform = lambda record, rng: transform(record, rng)
+    assert take(feed, 5) == take(make_feed(), 5)
 
 
 def test_a_stream_is_described_by_what_it_begins_with():

@@ -78,4 +78,5 @@ def test_what_one_process_cannot_do_ends_all_and_is_told_once(said, name, kind, 
 
 @pytest.mark.processes
 def test_where_nobody_fails_all_go_on(said):
+    assert said["nobody_gives_up_on_the_first"] == (None, None)
     assert said["nobody_fails"] == (None, None)

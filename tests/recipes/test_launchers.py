@@ -1,6 +1,7 @@
 """Every launcher starts the processes that it was asked for, and they end with the weights of one; or it is refused."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -127,3 +128,27 @@ def test_processes_of_mpi_are_no_lonely_ones(monkeypatch):
     monkeypatch.delenv("PMI_SIZE")
     with pytest.raises(TrainingError, match="asked for several processes and started one"):
         module.join_processes()
+
+
+KILLED = """
+import os, signal, sys, time
+from recipes.interruptions import Interruption, interruptions
+
+if os.environ["RANK"] == "1":
+    os.kill(os.getpid(), signal.SIGKILL)
+try:
+    with interruptions():
+        time.sleep(60)
+except Interruption as stop:
+    sys.exit(128 + stop.signal)
+"""
+
+
+@pytest.mark.processes
+def test_a_process_that_was_killed_is_no_stop_though_the_launcher_stops_the_others(tmp_path):
+    (tmp_path / "killed.py").write_text(KILLED)
+    command = [sys.executable, "-m", "recipes.torch_launcher", "--standalone", "--nproc_per_node", "2"]
+    variables = {**environment(), "AUXTASKS_LAUNCHED": str(os.getpid())}
+    done = subprocess.run([*command, tmp_path / "killed.py"], env=variables, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "process 1 was ended by SIGKILL" in done.stderr

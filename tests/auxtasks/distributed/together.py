@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.distributed as dist
 
 from auxtasks.backbones import mlp
 from auxtasks.errors import CheckpointError, RecipeError
 from auxtasks.layerwise import pretrain_layerwise
 from auxtasks.tasks import LayerAutoencoder
-from auxtasks.training.processes import join_processes
+from auxtasks.training.processes import PATIENCE, join_processes
 from auxtasks.training.run_lock import only_run
 from auxtasks.training.settings import LoopSettings
 from auxtasks.training.together import all_or_none, first_process_first
@@ -96,6 +98,10 @@ def the_disk_takes_no_checkpoint():
     the_disk_takes(1000)
 
 
+def nobody_gives_up_on_the_first():
+    assert dist.group.WORLD._get_backend(torch.device("cpu")).options._timeout == PATIENCE
+
+
 def nobody_fails():
     train_layers(out / "well")
 
@@ -103,7 +109,7 @@ def nobody_fails():
 said = {}
 for ask in (the_second_fails, another_library_fails, all_fail, the_first_fails_first, the_second_fails_behind_the_first,
             the_folder_is_taken, the_layer_is_taken, the_disk_takes_nothing,
-            the_disk_takes_no_checkpoint, nobody_fails):  # fmt: skip
+            the_disk_takes_no_checkpoint, nobody_gives_up_on_the_first, nobody_fails):  # fmt: skip
     try:
         ask()
         said[ask.__name__] = None
