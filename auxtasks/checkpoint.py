@@ -29,6 +29,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "atomic_folder",
     "could_not_write",
+    "discard",
     "file_digest",
     "load_strictly",
     "read_json",
@@ -44,8 +45,8 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 
-# What `atomic_folder` and `write_text_atomically` call a thing until it is whole, or until it has been replaced.
-_LEFTOVER = re.compile(r"\.(?P<place>.+)\.(?P<state>writing|replaced)-(?P<process>\d+)")
+# What a thing is called until it is whole, until it has been replaced, or until all of it is removed.
+_LEFTOVER = re.compile(r"\.(?P<place>.+)\.(?P<state>writing|replaced|removing)-(?P<process>\d+)")
 
 
 def _flush_to_disk(path: Path) -> None:
@@ -78,7 +79,7 @@ def atomic_folder(place: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         yield temporary
-        for path in sorted(temporary.rglob("*")):
+        for path in (*sorted(temporary.rglob("*")), temporary):  # last its own entries, which say what is in it
             _flush_to_disk(path)
         _replace_folder(temporary, place)
         _flush_to_disk(place.parent)
@@ -103,6 +104,27 @@ def _replace_folder(temporary: Path, place: Path) -> None:
         aside.rename(place)
         raise
     shutil.rmtree(aside, ignore_errors=True)  # the new folder is in place: a leftover is no failure
+
+
+def discard(place: Path) -> None:
+    """Remove a folder: its name at once, what is in it as far as that can be done; `sweep` removes the rest.
+
+    Raises:
+        OSError: it cannot be renamed; it is as it was.
+
+    Example:
+        >>> import tempfile
+        >>> place = Path(tempfile.mkdtemp()) / "result"
+        >>> with atomic_folder(place) as folder:
+        ...     write_json(folder / "a.json", {"value": 1})
+        >>> discard(place)
+        >>> list(place.parent.iterdir())
+        []
+    """
+    aside = place.parent / f".{place.name}.removing-{os.getpid()}"
+    shutil.rmtree(aside, ignore_errors=True)
+    place.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def could_not_write(path: Path, error: Exception, *, needed: int | None = None) -> str:

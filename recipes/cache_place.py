@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from auxtasks.errors import DataError
+
 __all__ = ["cache_folder", "keep_libraries_inside"]
 
 # What the libraries keep, by the variable that says where, which each reads when it is imported. Not among them: what
@@ -23,15 +25,25 @@ _OF_LIBRARIES: Mapping[str, str] = MappingProxyType(
 def cache_folder() -> Path:
     """Return where decoded pictures and features are kept: AUXTASKS_CACHE, or ``auxtasks`` in the user's cache.
 
+    Raises:
+        DataError: neither is known.
+
     Example:
         >>> from unittest.mock import patch
         >>> with patch.dict(os.environ, AUXTASKS_CACHE="scratch/kept"):
         ...     cache_folder().parts
         ('scratch', 'kept')
     """
-    given = os.environ.get("AUXTASKS_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(given) if given else Path(base) / "auxtasks"
+    if given := os.environ.get("AUXTASKS_CACHE"):
+        return Path(given)
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "auxtasks"
+    try:
+        return Path.home() / ".cache" / "auxtasks"
+    except RuntimeError as error:  # neither HOME nor an entry for the user, as in some containers
+        raise DataError(
+            "there is no home folder to keep decoded pictures and features in: set AUXTASKS_CACHE to a folder for them."
+        ) from error
 
 
 def keep_libraries_inside() -> None:
@@ -46,5 +58,9 @@ def keep_libraries_inside() -> None:
         ...     os.environ["HF_DATASETS_CACHE"], os.environ["MPLCONFIGDIR"]
         ('/scratch/tables', '/home/me/fonts')
     """
+    try:
+        kept = cache_folder().absolute()
+    except DataError:
+        return  # what needs the folder says so itself; what does not, such as a word of help, is not stopped
     for variable, name in _OF_LIBRARIES.items():
-        os.environ.setdefault(variable, str(cache_folder().absolute() / name))
+        os.environ.setdefault(variable, str(kept / name))

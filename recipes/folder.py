@@ -14,7 +14,7 @@ from typing import Any
 
 from auxtasks.checkpoint import could_not_write, sweep, write_text_atomically
 from auxtasks.errors import CheckpointError
-from auxtasks.training.file_list import FILE_LIST, find_damage
+from auxtasks.training.file_list import find_damage
 from auxtasks.training.run_lock import LOCK, only_run
 from recipes.config import dump_recipe, load_recipe
 from recipes.result_files import Pretrained, read_result
@@ -22,10 +22,10 @@ from recipes.schema import Recipe
 
 __all__ = ["RunFolder", "saved_backbone"]
 
-# Keys that say how fast or how loudly a run goes, not what it computes.
+# Keys that say how fast, how safely or how loudly a run goes, or in how much memory, not what it computes.
 _WITHOUT_EFFECT = {
-    "training.workers", "training.log_every", "training.trackers", "training.keep_checkpoints", "training.device",
-    "description",
+    "training.workers", "training.log_every", "training.trackers", "training.checkpoint_every",
+    "training.keep_checkpoints", "training.gradient_checkpointing", "training.device", "description",
 }  # fmt: skip
 
 _BEFORE_ANYTHING = {"recipe.yaml", "environment.json", LOCK}
@@ -187,7 +187,7 @@ class RunFolder:
         if not found:
             raise CheckpointError(f"{self.place} has no checkpoint: pretrain first, with auxtasks pretrain or run.")
         newest = found[-1].parent
-        damage = find_damage(newest, "backbone/") if (newest / FILE_LIST).is_file() else None
+        damage = find_damage(newest, "backbone/")
         if damage is not None:
             raise CheckpointError(
                 f"{damage} To go on from the checkpoint before it, remove {self.pretraining} if it is there, and "

@@ -23,6 +23,7 @@ from auxtasks.training.settings import BestIs, LoopSettings
 __all__ = ["BestWeights"]
 
 _FILE = "best.safetensors"
+_MOST_NAN = 2  # validations in a row, before there is a best one
 
 
 class BestWeights:
@@ -87,7 +88,8 @@ class BestWeights:
         """Compare a validation, and keep the module's weights if it is the best so far.
 
         Raises:
-            TrainingError: the metric is not among those of the validation; lists them.
+            TrainingError: the metric is not among those of the validation; lists them. Or it was NaN in the first two:
+                of what has no value, waiting seldom makes one, and it would cost all steps.
         """
         if self.metric not in metrics:
             raise TrainingError(
@@ -96,6 +98,8 @@ class BestWeights:
             )
         if not self._is_best(float(metrics[self.metric])):
             self.validations_since += 1
+            if self.step is None and self.validations_since >= _MOST_NAN:
+                raise self._never_a_number()
             return
         self.step, self.validations_since = step, 0
         self.metrics = {name: float(value) for name, value in metrics.items()}
@@ -116,12 +120,16 @@ class BestWeights:
             TrainingError: there are none, since the metric was NaN in all validations.
         """
         if self._weights is None:
-            raise TrainingError(
-                f'keep_best="{self.metric}" was NaN at every validation, so that none is the best. Look at the '
-                "validation data (a metric over nothing is NaN), choose another metric, or leave keep_best out."
-            )
+            raise self._never_a_number()
         module.load_state_dict(self._weights)
         self._weights = None
+
+    def _never_a_number(self) -> TrainingError:
+        return TrainingError(
+            f'keep_best="{self.metric}" was NaN at every validation, so that none is the best. Look at the validation '
+            "data (a metric over nothing is NaN); or choose another metric, or leave keep_best out, in another output "
+            "folder."
+        )
 
     def in_place_of_last(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """Return a run's metrics with those of the best validation under ``validation/``, and none of another one."""

@@ -20,6 +20,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from auxtasks.data.loaders import BatchSource, Shard
+from auxtasks.data.lost_workers import lost_workers_told
 from auxtasks.training.accelerator import make_accelerator
 from auxtasks.training.batch_norm import refuse_batch_norm
 from auxtasks.training.best import BestWeights
@@ -84,11 +85,12 @@ def train(
         TrainingStoppedError: SIGTERM or SIGINT asked for it; says what is kept.
         CheckpointError: the folder holds nothing but damaged checkpoints, or one of another run; another run is on it;
             it cannot be written, such as for a full disk.
-        TrainingError: settings that cannot be met, such as accumulation for a task that compares items.
+        TrainingError: settings that cannot be met, such as accumulation for a task that compares items; or a loader
+            worker was killed.
     """
     state = torch.random.get_rng_state()
     try:
-        with stop_requests() as request:
+        with lost_workers_told(), stop_requests() as request:
             return _Loop(
                 objective,
                 feed,
@@ -176,7 +178,9 @@ class _Loop:
     def _run(self) -> TrainingResult:
         if self.checkpoints:
             self.progress = self.checkpoints.resume(self.objective, self.stepper.window)
-        self.health = CollapseWatch(self.objective.trivial_levels, self.total, self.progress.warnings)
+        self.health = CollapseWatch(
+            self.objective.trivial_levels, self.total, self.progress.warnings, self.progress.in_a_row
+        )
         with all_or_none():
             self.log.rewind(to_step=self.progress.done)  # lines of what will be done again
         began = time.perf_counter()
@@ -306,6 +310,7 @@ class _Loop:
             self.progress.warnings.append(told)
             if self.accelerator.is_main_process:
                 logger.warning("%s", told)
+        self.progress.in_a_row = self.health.in_a_row
 
     def _end_with_best(self, best: BestWeights) -> None:
         """Give the objective the weights of the best validation, and the result its metrics."""

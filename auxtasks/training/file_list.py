@@ -34,8 +34,7 @@ def write_file_list(folder: Path) -> None:
 def find_damage(folder: Path, below: str = "") -> str | None:
     """Return what is wrong with a folder's files, in a sentence; None if they are whole.
 
-    Without a list, as in folders of versions before it, every file is read instead: what is cut short is found, a bit
-    that was turned is not.
+    The list is written last, so a folder without one, as a copy that was interrupted leaves, is not whole either.
 
     Args:
         folder: with its list.
@@ -53,7 +52,7 @@ def find_damage(folder: Path, below: str = "") -> str | None:
     """
     try:
         if not (folder / FILE_LIST).is_file():
-            return _find_unreadable(folder, below)
+            return _missing(folder / FILE_LIST, folder)
         listed = checkpoint.read_json(folder / FILE_LIST)["files"]
         for name, facts in listed.items():
             if name.startswith(below) and (problem := _compare(folder / name, facts["bytes"], facts["sha256"], folder)):
@@ -69,7 +68,7 @@ def find_damage(folder: Path, below: str = "") -> str | None:
 
 def _compare(path: Path, size: int, digest: str, folder: Path) -> str | None:
     if not path.is_file():
-        return f"{path} is missing: the folder {folder} is not complete."
+        return _missing(path, folder)
     if (found := path.stat().st_size) != size:
         return f"{path} is damaged: {found:,} bytes are there, {size:,} were written."
     if checkpoint.file_digest(path) != digest:
@@ -77,16 +76,8 @@ def _compare(path: Path, size: int, digest: str, folder: Path) -> str | None:
     return None
 
 
-def _find_unreadable(folder: Path, below: str) -> str | None:
-    found = [path for path in _files(folder) if path.relative_to(folder).as_posix().startswith(below)]
-    if not found:
-        return f"{folder / below} is empty: the folder {folder} is not complete."
-    for path in found:
-        if path.suffix == ".json":
-            checkpoint.read_json(path)
-        elif path.suffix == ".safetensors":
-            checkpoint.read_tensors(path)
-    return None
+def _missing(path: Path, folder: Path) -> str:
+    return f"{path} is missing: the folder {folder} is not complete."
 
 
 def _files(folder: Path) -> list[Path]:

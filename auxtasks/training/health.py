@@ -7,7 +7,7 @@ each, and goes on: a collapse is sometimes left again, and who trains decides.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 __all__ = ["CollapseWatch", "TrivialLevel"]
@@ -57,9 +57,12 @@ class CollapseWatch:
         levels: of what is trained.
         total: steps of the run.
         told: the warnings that an interrupted run has given.
+        in_a_row: what it has counted, see below.
 
     Attributes:
         told: all warnings so far, each once.
+        in_a_row: how often in a row a level has held up to now, where it did: its kind of metrics, what it says, the
+            number; as JSON has it.
 
     Example:
         >>> watch = CollapseWatch([TrivialLevel("spread", 0.1, "below", "all embeddings are alike", at_once=True)], 1000)
@@ -67,13 +70,26 @@ class CollapseWatch:
         [0, 1, 0]
         >>> print(watch.told[0].partition(". Lower")[0])
         all embeddings are alike: spread was 0.01 at step 100, trivial is below 0.1
+        >>> watch.in_a_row
+        [('', 'all embeddings are alike', 3)]
     """  # noqa: E501  an example
 
-    def __init__(self, levels: Sequence[TrivialLevel], total: int, told: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        levels: Sequence[TrivialLevel],
+        total: int,
+        told: Sequence[str] = (),
+        in_a_row: Iterable[tuple[str, str, int]] = (),
+    ) -> None:
         self._levels = levels
         self._total = total
-        self._in_a_row: dict[tuple[str, str], int] = {}
+        self._in_a_row = {(kind, says): count for kind, says, count in in_a_row}
         self.told = list(told)
+
+    @property
+    def in_a_row(self) -> list[tuple[str, str, int]]:
+        """How often in a row a level has held up to now, where it did; in an order that does not tell of resumes."""
+        return sorted((kind, says, count) for (kind, says), count in self._in_a_row.items() if count)
 
     def look(self, step: int, metrics: Mapping[str, float], kind: str = "") -> list[str]:
         """Look at a log line; return the warnings that are new.

@@ -33,12 +33,14 @@ class Progress:
         metrics: of the last log line and the last validation.
         laid_by: the optimizer's state of what does not train now, by parameter name.
         warnings: what was told of a collapse.
+        in_a_row: what was counted of one, see `CollapseWatch`.
     """
 
     done: int = 0
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
     laid_by: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     warnings: list[str] = dataclasses.field(default_factory=list)
+    in_a_row: list[tuple[str, str, int]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Checkpoints:
         ...     run.write(task, Progress(done=3, metrics={"loss": 0.5}), {}, Window())
         ...     run.resume(task, Window())
         0
-        Progress(done=3, metrics={'loss': 0.5}, laid_by={}, warnings=[])
+        Progress(done=3, metrics={'loss': 0.5}, laid_by={}, warnings=[], in_a_row=[])
         >>> sorted(path.name for path in store.newest().iterdir())
         ['backbone', 'files.json', 'task', 'training']
     """
@@ -149,6 +151,7 @@ class Checkpoints:
             "scaler": scaler.state_dict() if scaler else None,
             "metrics": progress.metrics,
             **({"warnings": progress.warnings} if progress.warnings else {}),
+            **({"in_a_row": progress.in_a_row} if progress.in_a_row else {}),
             **({"best": self.best.write(training)} if self.best else {}),
         }
         write_training(training, state, optimizer=optimizer, positions=positions, sums=sums)
@@ -178,7 +181,13 @@ class Checkpoints:
         if self.best:
             self.best.load(newest / "training", state["best"])
         optimizer = checkpoint.read_tensors(newest / "training" / "optimizer.safetensors")
-        return Progress(int(state["step"]), dict(state["metrics"]), optimizer, list(state.get("warnings", ())))
+        return Progress(
+            int(state["step"]),
+            dict(state["metrics"]),
+            optimizer,
+            list(state.get("warnings", ())),
+            [(kind, says, count) for kind, says, count in state.get("in_a_row", ())],
+        )
 
     def _newest_whole(self) -> Path | None:
         """Return the newest whole checkpoint, as the first process finds it."""

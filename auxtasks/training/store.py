@@ -6,7 +6,6 @@ import itertools
 import logging
 import math
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,8 +110,16 @@ class CheckpointStore:
             fill(temporary)
             write_file_list(temporary)
         for old in self.steps()[: -self._keep]:
-            shutil.rmtree(self.place(old))
+            self._drop(old)
         return self.place(step)
+
+    def _drop(self, step: int) -> None:
+        """Remove a checkpoint; the newest one is safe, so what cannot be removed is no reason to end."""
+        try:
+            checkpoint.discard(self.place(step))
+        except OSError as error:
+            reason = error.strerror or error
+            logger.warning("the old checkpoint %s could not be removed: %s.", self.place(step), reason)
 
     @staticmethod
     def check_identity(found: Mapping[str, Any], asked: Mapping[str, Any], place: Path) -> None:

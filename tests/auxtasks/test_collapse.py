@@ -4,6 +4,8 @@ import dataclasses
 import json
 import logging
 import math
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from datasets import Dataset
 
 from auxtasks.backbones import mlp, transformers
 from auxtasks.data import load_source, train_tokenizer
+from auxtasks.errors import TrainingStoppedError
 from auxtasks.layerwise import pretrain_layerwise
 from auxtasks.pretrain import pretrain
 from auxtasks.tasks import FacePairs, LayerAutoencoder, LayerRBM, MaxMarginRanking, ShuffledSentences
@@ -71,6 +74,33 @@ def test_a_run_that_goes_on_does_not_say_it_again():
         first.look(step, {"activity": 0.0})
     second = CollapseWatch([DEAD], 1000, first.told)
     assert [second.look(step, {"activity": 0.0}) for step in (3, 4, 5)] == [[], [], []]
+
+
+@pytest.mark.parametrize("stop", range(1, 8))
+def test_a_run_that_goes_on_counts_on(stop):
+    levels = [CHANCE, DEAD, dataclasses.replace(DEAD, metric="spread", says="all are alike", lines=3)]
+    lines = [(step, {"accuracy": 0.5, "activity": 0.0 if step != 2 else 0.5, "spread": 0.0}) for step in range(1, 9)]
+
+    def told_by(watch, lines):
+        return [
+            text for step, metrics in lines for kind in ("", "validation ") for text in watch.look(step, metrics, kind)
+        ]
+
+    straight = CollapseWatch(levels, 1000)
+    expected = told_by(straight, lines)
+    assert len(expected) == 2
+    first = CollapseWatch(levels, 1000)
+    found = told_by(first, lines[:stop])
+    second = CollapseWatch(levels, 1000, first.told, json.loads(json.dumps(first.in_a_row)))
+    assert found + told_by(second, lines[stop:]) == expected
+    assert second.in_a_row == straight.in_a_row
+
+
+def test_nothing_is_counted_where_nothing_holds():
+    watch = CollapseWatch([DEAD, CHANCE], 1000)
+    for value in (0.0, 0.7):
+        watch.look(600, {"activity": value, "accuracy": 0.7})
+    assert watch.in_a_row == []
 
 
 # In runs: each beside one that is healthy
@@ -234,3 +264,36 @@ def test_what_was_told_before_a_stop_is_still_in_the_result(tmp_path, caplog):
     assert len(caplog.records) == len(results[0].warnings)
     (state,) = tmp_path.glob("checkpoints/*/training/state.json")
     assert json.loads(state.read_text())["warnings"] == list(results[0].warnings)
+
+
+class Interrupted(MaxMarginRanking):
+    """Asks this process to stop in a step of one's choice, counted from when it was made."""
+
+    stop_in = 0
+
+    def forward(self, batch):
+        self.stop_in -= 1
+        if self.stop_in == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().forward(batch)
+
+
+def test_a_run_that_was_stopped_between_two_trivial_lines_warns_as_one_that_was_not(tmp_path):
+    def run(folder, stop_in=0):
+        task = Interrupted(mlp(width=4, hidden=[8]))
+        task.stop_in = stop_in
+        optimizer = OptimizerSettings(name="sgd", learning_rate=1.0, weight_decay=1.0, warmup_steps=0)
+        data = Dataset.from_dict(ranking())
+        return pretrain(task, data, steps=60, batch_size=10, optimizer=optimizer, loop=LOOP, folder=tmp_path / folder)
+
+    def counted(folder):
+        newest = max((tmp_path / folder).glob("checkpoints/*/training/state.json"))
+        return json.loads(newest.read_text()).get("in_a_row")
+
+    straight = run("straight")
+    assert "at step 40" in " ".join(straight.warnings)
+    with pytest.raises(TrainingStoppedError, match="after step 30"):
+        run("stopped", stop_in=30)
+    assert {count for *_, count in counted("stopped")} == {1}
+    assert run("stopped").warnings == straight.warnings
+    assert counted("stopped") == counted("straight")

@@ -374,11 +374,11 @@ def test_a_finished_run_is_not_done_again(straight):
 
 
 @pytest.mark.parametrize(
-    ("values", "best"), [([1, INF, 5, NAN, 1, INF, 1, 0], 2), ([NAN, NAN, NAN, NAN, NAN, NAN, NAN, 0.5], 8)]
+    ("values", "best"), [([1, INF, 5, NAN, 1, INF, 1, 0], 2), ([-INF, NAN, NAN, NAN, NAN, NAN, NAN, 0.5], 8)]
 )
 def test_values_that_json_does_not_have_go_to_a_checkpoint_and_back(tmp_path, values, best):
     stopped(tmp_path, 7, values=values)
-    assert ("training/best.safetensors" in files_of(place_of(tmp_path, 6))) == (best == 2)
+    assert "training/best.safetensors" in files_of(place_of(tmp_path, 6))
     _, result = phased(tmp_path, values=values)
     assert (result.best_step, result.metrics["validation/score"]) == (best, values[best - 1])
 
@@ -453,12 +453,22 @@ def test_an_unknown_metric_is_refused_at_the_first_validation():
         run(Network(), loop=loop(), validate=dict)
 
 
-def test_nothing_but_nan_is_an_error_and_the_last_checkpoint_stays(tmp_path):
-    with pytest.raises(
-        TrainingError, match=r'keep_best="score" was NaN at every validation, .* Look at the validation'
-    ):
-        run(Network(), 4, loop=loop(checkpoint_every=3), validate=listed([NAN] * 4), folder=tmp_path)
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000003"]
+@pytest.mark.parametrize("every", [1, 3])
+def test_nothing_but_nan_is_an_error_at_the_second_time_and_the_last_checkpoint_stays(tmp_path, every):
+    objective, settings = Network(), loop(checkpoint_every=1, validate_every=every)
+    message = r'keep_best="score" was NaN at every validation, .* Look at the validation .* in another output folder\.$'
+    with pytest.raises(TrainingError, match=message):
+        run(objective, 100, loop=settings, validate=listed([NAN] * 2), folder=tmp_path)
+    assert objective.trained == 2 * every
+    assert max(path.name for path in (tmp_path / "checkpoints").iterdir()) == f"step-{2 * every - 1:08d}"
+    # Nor does the same go on: the checkpoint knows of the first.
+    with pytest.raises(TrainingError, match=message):
+        run(Network(), 100, loop=settings, validate=listed([NAN]), folder=tmp_path)
+
+
+def test_one_validation_and_that_is_nan_is_an_error_at_the_end():
+    with pytest.raises(TrainingError, match=r'keep_best="score" was NaN at every validation'):
+        run(Network(), 1, loop=loop(), validate=listed([NAN]))
 
 
 # Two processes

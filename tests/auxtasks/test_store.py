@@ -1,10 +1,17 @@
 """Which checkpoint is the newest whole one, and which may go."""
 
+import errno
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from auxtasks import checkpoint
 from auxtasks.errors import CheckpointError
 from auxtasks.training.file_list import FILE_LIST
 from auxtasks.training.store import CheckpointStore
@@ -80,7 +87,12 @@ DAMAGE = {
         lambda f: ((f / "a.txt").unlink(), (f / "a.txt").mkdir()),
         r"a\.txt is missing: the folder .*-9 is not complete",
     ),
-    "all gone": (empty, r"step-00000009 is empty: the folder .*-9 is not complete"),
+    "all gone": (empty, rf"{FILE_LIST} is missing: the folder .*-9 is not complete"),
+    "the list gone": (lambda f: (f / FILE_LIST).unlink(), rf"{FILE_LIST} is missing: the folder .*-9 is not complete"),
+    "the list and a file gone": (
+        lambda f: ((f / FILE_LIST).unlink(), (f / "a.txt").unlink()),
+        rf"{FILE_LIST} is missing: the folder .*-9 is not complete",
+    ),
     "the list cut short": (lambda f: (f / FILE_LIST).write_text("{"), rf"{FILE_LIST} is damaged"),
     "another list": (lambda f: (f / FILE_LIST).write_text("[]"), rf"{FILE_LIST} is damaged: it is not a list of files"),
 }
@@ -140,8 +152,70 @@ def test_where_none_is_whole_all_are_named_and_nothing_is_moved(two):
     assert two.steps() == [5, 9]
 
 
-def test_a_checkpoint_of_before_there_were_lists_is_read_through(two):
-    (two.place(9) / FILE_LIST).unlink()
-    assert two.newest_whole() == two.place(9)
-    (two.place(9) / "training.json").write_text("{")
-    assert two.newest_whole() == two.place(5)
+# What may go, and does not
+
+
+def test_an_old_checkpoint_that_cannot_be_renamed_stays_and_is_told(tmp_path, monkeypatch, caplog):
+    store = CheckpointStore(tmp_path / "checkpoints", keep=1)
+    store.write(5, fill("old"))
+    rename = Path.rename
+
+    def failing(path, target):
+        if "removing" in str(target):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    assert store.write(6, fill("new")).is_dir()
+    (told,) = caplog.records
+    assert told.getMessage() == f"the old checkpoint {store.place(5)} could not be removed: Device or resource busy."
+    assert [store.is_whole(step) for step in store.steps()] == [True, True]
+    monkeypatch.undo()
+    store.write(7, fill("newer"))
+    assert store.steps() == [7]
+
+
+def leave_a_part(folder, ignore_errors=False):
+    """Remove as a network file system does where a file is still open."""
+    if Path(folder).is_dir():
+        (Path(folder) / "a.txt").unlink()
+        if not ignore_errors:
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+
+
+def test_an_old_checkpoint_that_is_removed_in_part_is_none_and_is_swept_away(tmp_path, monkeypatch):
+    store = CheckpointStore(tmp_path, keep=1)
+    store.write(5, fill("old"))
+    monkeypatch.setattr(shutil, "rmtree", leave_a_part)
+    store.write(6, fill("new"))
+    monkeypatch.undo()
+    assert store.steps() == [6]
+    assert len(list(tmp_path.iterdir())) == 2
+    checkpoint.sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000006"]
+
+
+KILLED = """
+import os, shutil, signal, sys
+from pathlib import Path
+from auxtasks.training.store import CheckpointStore
+
+def remove(folder, ignore_errors=False):
+    if Path(folder).is_dir():
+        (Path(folder) / "a.txt").unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+shutil.rmtree = remove
+CheckpointStore(Path(sys.argv[1]), keep=1).write(6, lambda folder: (folder / "a.txt").write_text("new"))
+"""
+
+
+@pytest.mark.processes
+def test_a_kill_while_an_old_checkpoint_is_removed_leaves_no_part_of_one(tmp_path):
+    store = CheckpointStore(tmp_path, keep=1)
+    store.write(5, fill("old"))
+    assert subprocess.run([sys.executable, "-c", KILLED, tmp_path]).returncode == -signal.SIGKILL
+    assert store.steps() == [6]
+    assert store.newest_whole() == store.place(6)
+    checkpoint.sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000006"]

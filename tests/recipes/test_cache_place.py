@@ -1,13 +1,14 @@
 """One folder for what is kept between runs: the libraries' share too, unless the user says where."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from auxtasks.data import load_source
 from auxtasks.errors import DataError
 from recipes.cache import clear_cache, describe_cache, kept_in
-from recipes.cache_place import keep_libraries_inside
+from recipes.cache_place import cache_folder, keep_libraries_inside
 
 VARIABLES = ("HF_DATASETS_CACHE", "MPLCONFIGDIR", "TORCHINDUCTOR_CACHE_DIR")
 
@@ -33,6 +34,35 @@ def test_what_the_user_says_stays(unset, monkeypatch):
     keep_libraries_inside()
     assert os.environ["HF_DATASETS_CACHE"] == "/data/tables"
     assert os.environ["MPLCONFIGDIR"] == str(unset / "matplotlib")
+
+
+@pytest.fixture
+def homeless(unset, monkeypatch):
+    """A user without a home folder, as in a container that is run as an unknown one."""
+    for variable in ("AUXTASKS_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+
+
+@pytest.mark.parametrize(("variable", "below"), [("AUXTASKS_CACHE", ""), ("XDG_CACHE_HOME", "auxtasks")])
+def test_no_home_is_needed_where_a_folder_is_given(homeless, monkeypatch, tmp_path, variable, below):
+    monkeypatch.setenv(variable, str(tmp_path))
+    assert cache_folder() == tmp_path / below
+    keep_libraries_inside()
+    assert os.environ["HF_DATASETS_CACHE"] == str(tmp_path / below / "tables")
+
+
+def test_without_a_home_what_needs_the_folder_says_what_to_set_and_the_rest_goes_on(homeless, command_line):
+    keep_libraries_inside()
+    assert not set(VARIABLES) & set(os.environ)
+    assert command_line("list").code == 0
+    called = command_line("cache", "list")
+    assert (called.code, called.err.startswith("error: there is no home folder")) == (1, True)
+    assert "set AUXTASKS_CACHE" in called.err
 
 
 @pytest.fixture

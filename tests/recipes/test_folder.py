@@ -1,15 +1,19 @@
 """The run folder: whose it is, what differs, and where things are."""
 
+import dataclasses
 import json
 
 import pytest
 
 from auxtasks.errors import CheckpointError, RecipeError
-from auxtasks.training.file_list import write_file_list
+from auxtasks.training.file_list import FILE_LIST, write_file_list
+from auxtasks.training.optim import OptimizerSettings
 from auxtasks.training.run_lock import LOCK
+from auxtasks.training.settings import LoopSettings, Phase, run_identity
+from recipes.build import make_loop
 from recipes.cache_place import cache_folder
 from recipes.config import load_recipe
-from recipes.folder import RunFolder
+from recipes.folder import _WITHOUT_EFFECT, RunFolder
 
 
 @pytest.fixture
@@ -63,9 +67,24 @@ def test_a_folder_in_which_nothing_was_done_yet_is_taken_over(recipe, tmp_path):
 
 def test_what_changes_no_number_may_differ(recipe, tmp_path):
     RunFolder(tmp_path).claim(recipe)
-    changes = ["training.workers=3", "training.log_every=7", "training.keep_checkpoints=9", "description=other"]
-    RunFolder(tmp_path).claim(load_recipe("faces_demo", changes))
+    (tmp_path / "checkpoints").mkdir()  # else any other recipe takes it over
+    changes = [
+        "training.workers=3", "training.log_every=7", "training.keep_checkpoints=9", "training.checkpoint_every=11",
+        "training.gradient_checkpointing=true", "training.device=cpu", "description=other",
+    ]  # fmt: skip
+    other = load_recipe("faces_demo", changes)
+    assert other != recipe
+    RunFolder(tmp_path).claim(other)
     assert RunFolder(tmp_path).recipe() == recipe
+
+
+def test_what_may_differ_decides_nothing_in_the_training_loop_either(recipe):
+    training = [key.removeprefix("training.") for key in _WITHOUT_EFFECT if key.startswith("training.")]
+    loop = dataclasses.asdict(make_loop(recipe))
+    assert set(training) - set(loop) == {"workers"}  # which has a test of its own, as all of them have
+    optimizer, phases = OptimizerSettings(), [Phase(1)]
+    identity = run_identity({}, LoopSettings(**loop), seed=0, phases=phases, optimizer=optimizer, batch_size=1)
+    assert not set(training) & {*identity, *identity["optimizer"]}
 
 
 def test_a_recipe_that_was_damaged_is_told(recipe, tmp_path):
@@ -90,7 +109,9 @@ def test_no_recipe_and_no_checkpoint_are_told(tmp_path):
 
 def test_the_newest_checkpoint_is_the_backbone(tmp_path):
     for step in (200, 1000, 600):
-        (tmp_path / "checkpoints" / f"step-{step:08d}" / "backbone").mkdir(parents=True)
+        place = tmp_path / "checkpoints" / f"step-{step:08d}"
+        (place / "backbone").mkdir(parents=True)
+        write_file_list(place)
     assert RunFolder(tmp_path).backbone().parent.name == "step-00001000"
 
 
@@ -187,4 +208,13 @@ def test_a_damaged_backbone_is_told_where_it_is_asked_for(tmp_path):
     assert RunFolder(tmp_path).backbone() == place / "backbone"
     (place / "backbone" / "a.txt").write_text("wh0le")
     with pytest.raises(CheckpointError, match=r"backbone/a\.txt is damaged: .*remove .*pretrain\.json if it is there"):
+        RunFolder(tmp_path).backbone()
+
+
+def test_a_backbone_of_a_checkpoint_that_was_copied_in_part_is_told(tmp_path):
+    place = tmp_path / "checkpoints" / "step-00000004"
+    (place / "backbone").mkdir(parents=True)
+    with pytest.raises(
+        CheckpointError, match=rf"{FILE_LIST} is missing: the folder .*step-00000004 is not complete\. To"
+    ):
         RunFolder(tmp_path).backbone()

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from auxtasks.backbones import Backbone, build, mlp
 from auxtasks.errors import AuxtasksError, CheckpointError, LayerError, RecipeError, TransferError
+from auxtasks.training.file_list import write_file_list
 from recipes.import_weights import import_weights
 from recipes.predict import describe_backbone
 from transfer.linear_heads import FittedLinear
@@ -80,6 +81,7 @@ def test_a_part_is_told_to_be_random_and_saved_as_such(weights, told, tmp_path):
 def test_saved_backbones_and_runs_are_sources(trained, told, tmp_path, source):
     trained.save_pretrained(tmp_path / "saved", pretrained_on="numbers")
     trained.save_pretrained(tmp_path / "run/checkpoints/step-00000005/backbone", pretrained_on="numbers")
+    write_file_list(tmp_path / "run/checkpoints/step-00000005")
     (tmp_path / "run/recipe.yaml").write_text("name: x\n", encoding="utf-8")
     out = tmp_path / "out"
     arguments = ["width=4", "hidden=[8, 3, 2]"]
