@@ -18,18 +18,18 @@ from auxtasks.checkpoint import tensors_digest
 __all__ = ["peak_bytes", "resident_bytes"]
 
 
-def resident_bytes() -> int:
-    """Return what this process holds in memory now; Linux."""
-    return _status("VmRSS")
+def resident_bytes(process: int | str = "self") -> int:
+    """Return what a process holds in memory now; Linux."""
+    return _status(process, "VmRSS")
 
 
-def peak_bytes() -> int:
-    """Return the most that this process has held; `getrusage` would count what its parent held when it forked."""
-    return _status("VmHWM")
+def peak_bytes(process: int | str = "self") -> int:
+    """Return the most that a process has held; `getrusage` would count what its parent held when it forked."""
+    return _status(process, "VmHWM")
 
 
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+def _status(process: int | str, name: str) -> int:
+    lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
     (line,) = (line for line in lines if line.startswith(f"{name}:"))
     return int(line.split()[1]) * 1024
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -36,7 +37,8 @@ class Escape:
 
     Attributes:
         name: what is tried, in words.
-        attempt: tries it; its first argument is a folder whose sub-folder ``inside`` may change, and nothing else.
+        attempt: tries it, in a working directory in which nothing may change either; its first argument is a folder
+            whose sub-folder ``inside`` may change, and nothing else.
         says: a part of the error that must come; None where the name leads nowhere, and nothing is wrong.
     """
 
@@ -48,14 +50,17 @@ class Escape:
 def followed(escape: Escape, folder: Path) -> tuple[str, ...]:
     """Try to get out of a folder; return what went wrong, nothing if it was held."""
     (folder / "inside").mkdir(parents=True)
+    (folder / "work").mkdir()
     (folder / "precious").mkdir()
     (folder / "precious" / "file").write_text("as it was", encoding="utf-8")
     before, said = _around(folder), None
     try:
-        escape.attempt(folder)
+        with contextlib.chdir(folder / "work"):
+            escape.attempt(folder)
     except AuxtasksError as error:
         said = str(error)
-    failures = [f"{escape.name}: {path} changed" for path in sorted(before ^ _around(folder))]
+    changed = {path for path, _ in before ^ _around(folder)}
+    failures = [f"{escape.name}: {path} changed" for path in sorted(changed)]
     if escape.says is not None and escape.says not in (said or ""):
         failures.append(f"{escape.name}: expected a refusal that says {escape.says!r}, found {said!r}")
     return tuple(failures)
@@ -83,10 +88,11 @@ def _members(name: str, contents: dict[str, bytes]) -> Callable[[Path], object]:
     """Read a zip file with members that lead out."""
 
     def attempt(folder: Path) -> object:
+        absolute = str(folder.parent / "absolute")
         with zipfile.ZipFile(folder / "inside" / name, "w") as archive:
             for member, inner in contents.items():
                 archive.writestr(member, inner)
-            for member in ("../out", "../../out", "/tmp/trust-out", "a/../../../out"):
+            for member in ("../out", "../../out", absolute, "a/../../../out"):
                 archive.writestr(member + (".npy" if name.endswith(".npz") else ""), next(iter(contents.values())))
         return read_foreign(folder / "inside" / name)
 

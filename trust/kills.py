@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
-import os
+import functools
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
@@ -18,7 +18,7 @@ import yaml
 
 from auxtasks.checkpoint import read_json
 from auxtasks.seeding import generator
-from trust.miniature import FACES, TEXTS, write_lines
+from trust.miniature import FACES, LAYERS, TEXTS, write_lines
 from trust.proof import Proof
 from trust.restartable import PATIENCE, Command, family, wait_until
 from trust.resumes import differences, outcome
@@ -27,18 +27,21 @@ from trust.suites import count
 __all__ = ["KINDS", "Kind", "Tally", "judge_writing", "prove", "try_kind"]
 
 PART: Final = "kills"
-# What else breaks a run, each in tests of its own.
+# What else breaks a run.
 SUITES: Final = (
     (
-        "SIGTERM and SIGINT at chosen moments: a checkpoint, a word, exit code 143 or 130",
+        "tests of SIGTERM and SIGINT at chosen moments: a checkpoint, a word, exit code 143 or 130",
         ("tests/auxtasks/test_stopping.py", "tests/recipes/test_stops.py"),
     ),
     (
-        "checkpoints that are damaged or half written: told, and the one before is used",
+        "tests of checkpoints, also damaged or half written: told, and the one before is used",
         ("tests/auxtasks/test_store.py", "tests/auxtasks/test_checkpoint.py"),
     ),
-    ("a disk that is full or read-only: told, and the last checkpoint is whole", ("tests/recipes/test_full_disk.py",)),
-    ("two runs on one folder: the second is refused", ("tests/auxtasks/test_run_lock.py",)),
+    (
+        "tests of disks that are full or read-only: told, and the last checkpoint is whole",
+        ("tests/recipes/test_full_disk.py",),
+    ),
+    ("tests of two runs on one folder: the second is refused", ("tests/auxtasks/test_run_lock.py",)),
 )
 
 
@@ -53,6 +56,8 @@ class Kind:
         workers: of the loader.
         processes: that train.
         streamed: whether a corpus is read as a stream.
+        parts: see `Command`.
+        begins_in: about the seconds until it trains.
     """
 
     words: str
@@ -61,13 +66,20 @@ class Kind:
     workers: int = 0
     processes: int = 1
     streamed: bool = False
+    parts: tuple[str, ...] = ("",)
+    begins_in: float = 3
 
 
 KINDS: Final[Mapping[str, Kind]] = {
     "one": Kind("one process", FACES, steps=600),
-    "worker": Kind("a process and its loader worker", FACES, steps=600, workers=1),
-    "stream": Kind("a stream and its loader worker", TEXTS, steps=600, workers=1, streamed=True),
-    "two": Kind("two processes, one or their launcher killed", FACES, steps=300, processes=2),
+    # So long that it outlives 50 kills: one run that is killed again and again, not several a few times.
+    "long": Kind("one process, a long run", FACES, steps=3000),
+    "worker": Kind("a process or its loader worker", FACES, steps=600, workers=1),
+    "stream": Kind("a process that reads a stream, or its loader worker", TEXTS, steps=600, workers=1, streamed=True),
+    "layers": Kind(
+        "layer-wise, one layer after the other", LAYERS, steps=300, parts=("layers/hidden1", "layers/hidden2")
+    ),
+    "two": Kind("two processes, one of them or their launcher", FACES, steps=300, processes=2, begins_in=8),
 }
 
 
@@ -90,6 +102,10 @@ class Tally:
     failures: list[str] = dataclasses.field(default_factory=list)
 
 
+# Does a command of a kind harm; says whether it was in time.
+Disturbance = Callable[[Kind, Command, np.random.Generator, Tally], bool]
+
+
 def write_recipe(kind: Kind, folder: Path) -> Path:
     """Write a kind's recipe, and the corpus that it reads, into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,14 +125,14 @@ def make_command(kind: Kind, folder: Path, place: Path) -> Command:
     recipe = write_recipe(kind, place)
     verb = ["run", recipe, "--processes", kind.processes] if kind.processes > 1 else ["pretrain", recipe]
     environment = {"OMP_NUM_THREADS": "1", "AUXTASKS_CACHE": str(place / "cache")}
-    return Command(tuple(map(str, [*verb, "--out", folder])), folder, environment)
+    return Command(tuple(map(str, [*verb, "--out", folder])), folder, environment, kind.parts)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Before:
     """What a command finds when it begins: its log, as `Command.logged` has it, and the step of its checkpoint."""
 
-    logged: tuple[int, int]
+    logged: tuple[tuple[int, ...], int]
     kept_step: int
 
 
@@ -141,6 +157,11 @@ def _trains(command: Command, process: ForkServerProcess, before: _Before, tally
     return True
 
 
+def _wait(process: ForkServerProcess, most: float, rng: np.random.Generator) -> None:
+    """Let a process run on for a random time."""
+    wait_until(lambda: False, process, float(rng.uniform(0, most)))
+
+
 def _ended_by_itself(command: Command, process: ForkServerProcess, tally: Tally) -> bool:
     """Note a command that ended before it could be disturbed, unless it had done its work; it was not disturbed."""
     if process.exitcode != 0:
@@ -148,25 +169,31 @@ def _ended_by_itself(command: Command, process: ForkServerProcess, tally: Tally)
     return False
 
 
-def kill_once(command: Command, rng: np.random.Generator, tally: Tally, *, one_of_several: bool = False) -> bool:
-    """Begin a command and kill it, half of the times while it writes a checkpoint; return whether it was killed.
+def kill_once(kind: Kind, command: Command, rng: np.random.Generator, tally: Tally) -> bool:
+    """Begin a command and kill one of its processes; return whether it was killed.
+
+    The moment is at random while it begins or resumes, while it trains, or while it writes a checkpoint. What of the
+    command is not killed has to end by itself, and without a traceback.
 
     Args:
+        kind: of run.
         command: of the run.
-        rng: draws the moment.
+        rng: draws the moment, and which process.
         tally: what is counted in.
-        one_of_several: kill any of its processes, which the others may not outlive; else the command's own.
     """
-    aimed = rng.random() < 0.5
-    before = _before(command)
+    moment = rng.choice(["beginning", "training", "writing"])
+    before, printed = _before(command), command.printed
     with command.begun() as process:
-        if not _trains(command, process, before, tally):
+        if moment == "beginning":
+            _wait(process, kind.begins_in, rng)
+        elif not _trains(command, process, before, tally):
             return _ended_by_itself(command, process, tally)
-        members = family(process)
-        hit = members[int(rng.integers(len(members)))] if one_of_several and members else process
-        wait_until(lambda: False, process, float(rng.uniform(0, 0.6)))
-        if aimed:
+        else:
+            _wait(process, 0.6, rng)
+        if moment == "writing":
             wait_until(lambda: command.is_writing, process)
+        members = family(process)
+        hit = members[int(rng.integers(len(members)))] if members else process
         with contextlib.suppress(psutil.NoSuchProcess):
             hit.kill()
         process.join(PATIENCE)
@@ -175,24 +202,77 @@ def kill_once(command: Command, rng: np.random.Generator, tally: Tally, *, one_o
             tally.failures.append(f"{len(alive)} processes live on 60 s after {hit.pid} was killed")
     if process.exitcode == 0:
         return False  # it had done its work
+    if "Traceback (most recent call last)" in (said := command.words_since(printed)):
+        tally.failures.append(f"a traceback, when a process of it was killed while {moment}: {said[-600:]}")
     tally.done += 1
-    tally.in_writing += command.is_writing
+    tally.in_writing += moment != "beginning" and command.is_writing
     return True
 
 
-def stop_once(command: Command, rng: np.random.Generator, tally: Tally, number: signal.Signals) -> bool:
-    """Begin a command and ask it to stop; return whether it was stopped."""
+def damage_once(kind: Kind, command: Command, rng: np.random.Generator, tally: Tally) -> bool:
+    """Kill a command, damage its newest checkpoint, and see the same command use the one before; whether it came to it.
+
+    Args:
+        kind, command, rng, tally: see `kill_once`.
+    """
+    kill = Tally()
+    killed = kill_once(kind, command, rng, kill)
+    tally.failures += kill.failures
+    several = [store for store in command.stores if len(store.steps()) > 1]
+    if not killed or not several:
+        return killed
+    *_, last_but_one, last = several[-1].steps()
+    newest = several[-1].place(last)
+    harm = _damage(newest, rng)
+    before, printed = _before(command), command.printed
+    with command.begun() as process:
+        is_from = dataclasses.replace(before, kept_step=before.kept_step - (last - last_but_one))
+        went_on = _trains(command, process, is_from, tally)
+    said = command.words_since(printed)
+    if not went_on or f"checkpoint {newest} is damaged, and now called" not in said.replace("\n", " "):
+        tally.failures.append(f"{harm}: it went on: {went_on}; it said: {said[-600:]}")
+    tally.done += 1
+    return True
+
+
+def _damage(checkpoint: Path, rng: np.random.Generator) -> str:
+    """Flip a bit of one of a checkpoint's files, cut it short, or remove it; return what was done."""
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.stat().st_size)
+    hit, how = files[int(rng.integers(len(files)))], rng.choice(["flipped", "cut", "removed"])
+    content = bytearray(hit.read_bytes())
+    place = int(rng.integers(len(content)))
+    content[place] ^= 1 << int(rng.integers(8))
+    hit.unlink()
+    if how != "removed":
+        hit.write_bytes(content if how == "flipped" else content[:place])
+    return f"{hit.relative_to(checkpoint)} {how} at byte {place}"
+
+
+# Steps that may be done between the look at the log and the end of the step in which the signal is heard.
+_SOON = 60
+
+
+def stop_once(kind: Kind, command: Command, rng: np.random.Generator, tally: Tally, *, number: signal.Signals) -> bool:
+    """Begin a command and ask it to stop; return whether it was stopped.
+
+    Args:
+        kind, command, rng, tally: see `kill_once`.
+        number: the signal.
+    """
     before = _before(command)
     with command.begun() as process:
         if not _trains(command, process, before, tally):
             return _ended_by_itself(command, process, tally)
-        wait_until(lambda: False, process, float(rng.uniform(0, 0.6)))
-        members = family(process)
-        os.kill(process.pid, number)
+        _wait(process, 0.6, rng)
+        members, asked_at = family(process), command.last_step
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(process.pid).send_signal(number)
         process.join(PATIENCE)
         _, alive = psutil.wait_procs(members[1:], timeout=60)
     code = process.exitcode
     if code == 0:
+        if asked_at < kind.steps - _SOON:
+            tally.failures.append(f"{number.name} at step {asked_at} of {kind.steps} was not heard")
         return False
     tally.done += 1
     words = command.last_words()
@@ -210,16 +290,14 @@ def _left(folder: Path) -> dict[str, Any]:
     return {**outcome(folder, report["metrics"]), "notes": report["notes"], "stray files": stray}
 
 
-def try_kind(
-    kind: Kind, folder: Path, *, times: int, disturb: Callable[[Command, np.random.Generator, Tally], bool], seed: int
-) -> Tally:
+def try_kind(kind: Kind, folder: Path, *, times: int, disturb: Disturbance, seed: int) -> Tally:
     """Disturb runs of a kind so many times, resume after each, and compare each run's end with an undisturbed one.
 
     Args:
         kind: of run.
         folder: an empty one.
         times: how often.
-        disturb: begins a command and does it harm; says whether it was in time.
+        disturb: does a command harm, and says whether it was in time, and the command is to be given again.
         seed: of the moments.
     """
     tally, rng = Tally(), generator(seed, "kills")
@@ -229,7 +307,7 @@ def try_kind(
         return tally
     while tally.done < times and not tally.failures:
         command = make_command(kind, folder / f"disturbed-{tally.runs}", folder)
-        while tally.done < times and not tally.failures and disturb(command, rng, tally):
+        while tally.done < times and not tally.failures and disturb(kind, command, rng, tally):
             pass
         problem = command.finish()
         tally.runs += 1
@@ -240,29 +318,38 @@ def try_kind(
 
 
 def prove(folder: Path, *, full: bool) -> Iterator[Proof]:
-    """Kill commands at random moments and while they write checkpoints, stop them politely, compare how they end.
+    """Kill commands at random moments, damage what they keep, stop them politely, and compare how they end.
 
     Args:
         folder: an empty one.
-        full: 56 kills, 12 of each signal, and `SUITES`; else 5 kills.
+        full: 98 kills, 50 of them of one run, 16 damaged checkpoints, 12 of each signal, and `SUITES`; else 5 kills.
     """
-    kills = {"one": 20, "worker": 12, "stream": 12, "two": 12} if full else {"one": 5}
-    jobs: list[tuple[str, str, int, Callable[..., bool]]] = [
-        (name, f"SIGKILL: {KINDS[name].words}", times, _killing(name)) for name, times in kills.items()
-    ]
-    for number in (signal.SIGTERM, signal.SIGINT) if full else ():
-        jobs += [(name, f"{number.name}: {KINDS[name].words}", 6, _stopping(number)) for name in ("worker", "two")]
-    tallies = []
+    kills = {"long": 50, "worker": 12, "stream": 12, "layers": 12, "two": 12} if full else {"one": 5}
+    damages = {"one": 4, "stream": 4, "layers": 4, "two": 4} if full else {}
+    signals = [signal.SIGTERM, signal.SIGINT] if full else []
+    jobs: list[tuple[str, str, int, Disturbance]] = [
+        *((name, "SIGKILL", times, kill_once) for name, times in kills.items()),
+        *((name, "newest checkpoint damaged", times, damage_once) for name, times in damages.items()),
+        *((name, number.name, 6, functools.partial(stop_once, number=number))
+          for number in signals for name in ("worker", "two")),
+    ]  # fmt: skip
+    tallies = {}
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         waiting = [
-            (tried, pool.submit(try_kind, KINDS[name], folder / str(place), times=times, disturb=disturb, seed=place))
-            for place, (name, tried, times, disturb) in enumerate(jobs)
+            (
+                name,
+                harm,
+                pool.submit(try_kind, KINDS[name], folder / str(place), times=times, disturb=disturb, seed=place),
+            )
+            for place, (name, harm, times, disturb) in enumerate(jobs)
         ]
-        for tried, job in waiting:
-            tallies.append(job.result())
-            yield _judged(tried, tallies[-1])
+        for name, harm, job in waiting:
+            tally = tallies[harm, name] = job.result()
+            if name == "long" and tally.runs > 1:
+                tally.failures.append(f"these were {tally.runs} runs, not one that was killed again and again")
+            yield _judged(f"{harm}: {KINDS[name].words}", tally)
     if full:
-        yield judge_writing(tallies)
+        yield judge_writing([tally for (harm, _), tally in tallies.items() if harm == "SIGKILL"])
         for tried, tests in SUITES:
             yield count(PART, tried, tests)
 
@@ -276,14 +363,5 @@ def _judged(tried: str, tally: Tally) -> Proof:
 def judge_writing(tallies: Sequence[Tally]) -> Proof:
     """Count the kills that left a checkpoint half written; without any, that case was never tried."""
     times = sum(tally.in_writing for tally in tallies)
-    failures = () if times else (f"none of {sum(tally.done for tally in tallies)} kills and signals did",)
+    failures = () if times else (f"none of {sum(tally.done for tally in tallies)} kills did",)
     return Proof(PART, "of these, kills that left a checkpoint half written", times, failures)
-
-
-def _killing(name: str) -> Callable[[Command, np.random.Generator, Tally], bool]:
-    several = KINDS[name].processes > 1
-    return lambda command, rng, tally: kill_once(command, rng, tally, one_of_several=several)
-
-
-def _stopping(number: signal.Signals) -> Callable[[Command, np.random.Generator, Tally], bool]:
-    return lambda command, rng, tally: stop_once(command, rng, tally, number)

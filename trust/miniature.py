@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from auxtasks.seeding import generator
 
-__all__ = ["FACES", "TEXTS", "write_lines"]
+__all__ = ["FACES", "LAYERS", "TEXTS", "write_lines"]
 
-# Both with dropout: what is random inside a network has to go on where it was.
+# With dropout or sampling: what is random inside a network has to go on where it was.
 FACES: Final[Mapping[str, Any]] = {
     "name": "faces",
     "data": {"path": "builtin:drawn_faces", "options": {"people": 8, "photos": 4, "size": 20}, "holdout": 0.25},
@@ -19,6 +19,12 @@ FACES: Final[Mapping[str, Any]] = {
         "arguments": {"size": 16, "widths": [8], "blocks": [1], "embedding": 8, "dropout": 0.4},
     },
     "task": {"name": "face_pairs", "photos": 2},
+}
+LAYERS: Final[Mapping[str, Any]] = {
+    "name": "layers",
+    "data": {"path": "builtin:digits", "options": {"split": "train"}, "holdout": 0.1},
+    "backbone": {"name": "mlp", "arguments": {"size": 8, "hidden": [12, 8], "activation": "sigmoid"}},
+    "task": {"name": "layer_rbm"},
 }
 TEXTS: Final[Mapping[str, Any]] = {
     "name": "texts",

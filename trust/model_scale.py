@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
+
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from trust import sharded_runs
 from trust.launched import ALLOWED, launch, python
@@ -23,6 +26,16 @@ WITH_STAGES: Final = tuple(name for name in RUNS if not name.startswith(("layers
 CUT: Final = tuple(name for name in WITH_STAGES if name != "face pairs")  # whose batches may be cut
 MEMORY: Final = {False: ("vit_tiny_patch16_224", 8), True: ("vit_small_patch16_224", 16)}
 CASES_A_LAUNCH: Final = 4
+SUITES: Final = (
+    (
+        "stages of each kind of network are computed twice, those below which all is frozen once: numbers of weights",
+        "tests/auxtasks/test_gradient_checkpointing.py",
+    ),
+    (
+        "what a launcher asks Accelerate for and no run gets is refused before anything is done",
+        "tests/auxtasks/test_accelerate_asks.py",
+    ),
+)
 
 
 def prove(folder: Path, *, full: bool) -> Iterator[Proof]:
@@ -37,9 +50,8 @@ def prove(folder: Path, *, full: bool) -> Iterator[Proof]:
         here = cases[start : start + CASES_A_LAUNCH]
         found |= run_shares(folder / f"shares-{start}", here)
     yield from judge_shares(found)
-    if full:
-        asks = "what a launcher asks Accelerate for and no run gets is refused before anything is done"
-        yield count(PART, asks, ["tests/auxtasks/test_accelerate_asks.py"])
+    for tried, tests in SUITES if full else ():
+        yield count(PART, tried, [tests])
 
 
 def compare_recomputed(folder: Path, runs: Sequence[str], *, half_precision: bool, accumulation: int) -> Proof:
@@ -50,16 +62,35 @@ def compare_recomputed(folder: Path, runs: Sequence[str], *, half_precision: boo
     if accumulation > 1:
         changes.append({"accumulation": accumulation})
     tried = [(name, change) for name in runs for change in changes if name in CUT or "accumulation" not in change]
-    failures = []
+    failures, times = [], []
     for place, (name, change) in enumerate(tried):
-        kept, again = (
-            _left_by(RUNS[name], folder / f"{place}-{asked}", {**change, "gradient_checkpointing": asked})
-            for asked in (False, True)
-        )
+        with _passes() as seen:
+            kept = _left_by(RUNS[name], folder / f"{place}-kept", change)
+        with _passes() as seen_again:
+            again = _left_by(RUNS[name], folder / f"{place}-again", {**change, "gradient_checkpointing": True})
         if differing := differences(again, kept):
             failures.append(f"{name} with {change}: {len(differing)} differ, such as {differing[0]}")
+        times.append(seen_again[0] / seen[0])
+        if times[-1] <= 1:
+            failures.append(f"{name} with {change}: nothing was computed again")
     claim = "activations computed again in the backward pass: weights, optimizer, checkpoints and logs to the bit"
-    return Proof(PART, claim, len(tried), tuple(failures))
+    result = f"{min(times):.1f} to {max(times):.1f} times as many passes through modules"
+    return Proof(PART, claim, len(tried), tuple(failures), result)
+
+
+@contextlib.contextmanager
+def _passes() -> Iterator[list[int]]:
+    """Count forward passes of modules, of all that there are."""
+    passes = [0]
+
+    def count_one(*_: Any) -> None:
+        passes[0] += 1
+
+    handle = register_module_forward_pre_hook(count_one)
+    try:
+        yield passes
+    finally:
+        handle.remove()
 
 
 def _left_by(run: SmallRun, folder: Path, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,20 +139,35 @@ def judge_shares(found: Mapping[str, Any]) -> Iterator[Proof]:
             for tensor, distance in facts["apart"][way].items()
         ]
         failures = [f"{where} is {distance:.1e} off" for distance, where in apart if not distance <= ALLOWED]
-        failures += _idle(found) if way == "full" else []
+        failures += [*_other_ways(found, way), *(_idle(found) if way == "full" else [])]
         claim = f"two processes, weights {words}: those of the same two processes without sharding"
         result = f"largest relative difference {max(apart)[0]:.1e} (allowed {ALLOWED:.0e})" if apart else ""
         yield Proof(PART, claim, len(found), tuple(failures), result)
 
 
-def _idle(found: Mapping[str, Any]) -> list[str]:
-    """Return what was not dealt out, did not train, or wrote other files than it would have written whole."""
+def _other_ways(found: Mapping[str, Any], way: str) -> list[str]:
+    """Return what did not run the way that it was to: dealt out or whole, from its beginning or from its middle.
+
+    What begins anew, or goes on as it was, ends with the same weights.
+    """
     failures = []
     for name, case in found.items():
         for facts in case["processes"]:
+            held, whole = facts["held"][way], facts["held"]["none"]
             # A number or two more than half: what is odd, or a single number, cannot be halved.
-            if not facts["held"]["full"] <= 0.6 * facts["held"]["none"]:
-                failures.append(f"{name}: a process held {facts['held']['full']} of {facts['held']['none']} numbers")
+            if not (0 < held <= 0.6 * whole if way.endswith("full") else held == whole):
+                failures.append(f"{name}: a process held {held} of {whole} numbers")
+            steps, all_steps = facts["steps"][way], facts["steps"]["none"]
+            if steps != (all_steps // 2 if "then" in way else all_steps):
+                failures.append(f"{name}: {steps} of {all_steps} steps were done")
+    return failures
+
+
+def _idle(found: Mapping[str, Any]) -> list[str]:
+    """Return what did not train, or wrote other files than it would have written whole."""
+    failures = []
+    for name, case in found.items():
+        for facts in case["processes"]:
             if not facts["moved"]:
                 failures.append(f"{name}: nothing trained")
             if not facts["same files"]:

@@ -51,11 +51,13 @@ class Command:
         arguments: of the command line, the command first.
         folder: where its run is.
         environment: of its process.
+        parts: where in the folder it trains, one after the other.
     """
 
     arguments: tuple[str, ...]
     folder: Path
     environment: Mapping[str, str]
+    parts: tuple[str, ...] = ("",)
 
     @contextlib.contextmanager
     def begun(self) -> Iterator[ForkServerProcess]:
@@ -87,33 +89,46 @@ class Command:
         return self.log.read_text(encoding="utf-8", errors="replace")[-400:]
 
     @property
-    def logged(self) -> tuple[int, int]:
-        """Which file the log is, and how long: something else once a step was logged."""
-        try:
-            log = (self.folder / "metrics.jsonl").stat()
-        except FileNotFoundError:
-            return 0, 0
-        return log.st_ino, log.st_size
+    def printed(self) -> int:
+        """How many bytes it has printed."""
+        return self.log.stat().st_size if self.log.exists() else 0
+
+    def words_since(self, printed: int) -> str:
+        """Return what it has printed behind so many bytes."""
+        return self.log.read_bytes()[printed:].decode("utf-8", errors="replace")
+
+    @property
+    def logged(self) -> tuple[tuple[int, ...], int]:
+        """Which files the logs are, and how long together: something else once a step was logged."""
+        logs = [log.stat() for part in self.parts if (log := self.folder / part / "metrics.jsonl").exists()]
+        return tuple(log.st_ino for log in logs), sum(log.st_size for log in logs)
 
     @property
     def is_writing(self) -> bool:
         """Whether a checkpoint is half written now."""
         try:
-            return any(".writing-" in path.name for path in (self.folder / "checkpoints").iterdir())
+            return any(".writing-" in path.name for store in self.stores for path in store.folder.iterdir())
         except FileNotFoundError:
             return False
 
     @property
     def last_step(self) -> int:
-        """The last step that is logged whole."""
-        text = (self.folder / "metrics.jsonl").read_text(encoding="utf-8")
-        lines = text[: text.rfind("\n") + 1].splitlines()
-        return int(json.loads(lines[-1])["step"]) if lines else 0
+        """The last step that is logged whole; of all parts together."""
+        logs = [log.read_text(encoding="utf-8") for part in self.parts
+                if (log := self.folder / part / "metrics.jsonl").exists()]  # fmt: skip
+        whole = [lines for text in logs if (lines := text[: text.rfind("\n") + 1].splitlines())]
+        return sum(int(json.loads(lines[-1])["step"]) for lines in whole)
+
+    @property
+    def stores(self) -> list[CheckpointStore]:
+        """Where its checkpoints are, by now."""
+        folders = [self.folder / part / "checkpoints" for part in self.parts]
+        return [CheckpointStore(folder) for folder in folders if folder.is_dir()]
 
     @property
     def kept_step(self) -> int:
-        """The step of the newest checkpoint; 0 if there is none."""
-        return max(CheckpointStore(self.folder / "checkpoints").steps(), default=0)
+        """The step of the newest checkpoint, 0 if there is none; of all parts together."""
+        return sum(max(store.steps(), default=0) for store in self.stores)
 
 
 def family(process: ForkServerProcess) -> list[psutil.Process]:

@@ -31,10 +31,38 @@ from trust.suites import count
 __all__ = ["History", "StoppedError", "differences", "draw_settings", "outcome", "prove", "stop_and_resume", "stop_at"]
 
 PART: Final = "resumes"
-SUITE: Final = (
-    "tests/auxtasks/test_resume_matrix.py",
-    "tests/auxtasks/test_resume_settings.py",
-    "tests/transfer/test_finetune_resume.py",
+# Of each row, the tests that try what it says, and no others of their files.
+_MATRIX: Final = "tests/auxtasks/test_resume_matrix.py"
+_SETTINGS: Final = "tests/auxtasks/test_resume_settings.py"
+_TUNING: Final = "tests/transfer/test_finetune_resume.py"
+SUITES: Final = (
+    ("stopped in every step, with every setting, and resumed", (f"{_MATRIX}::test_stopped_in_any_step_and_resumed",)),
+    (
+        "other settings, data and arguments: refused and listed",
+        (
+            f"{_MATRIX}::test_settings_of_the_loop_that_decide_are_refused_and_listed",
+            f"{_MATRIX}::test_settings_that_choose_the_best_are_refused_and_listed",
+            f"{_MATRIX}::test_every_setting_of_the_optimizer_is_refused_and_listed",
+            f"{_MATRIX}::test_other_phases_are_refused_and_listed",
+            f"{_SETTINGS}::test_other_arguments_of_pretraining_are_refused_and_listed",
+            f"{_SETTINGS}::test_other_arguments_of_layer_wise_pretraining_are_refused_and_listed",
+            f"{_TUNING}::test_other_arguments_are_refused_and_listed",
+            f"{_TUNING}::test_other_tuning_is_refused_and_listed",
+        ),
+    ),
+    (
+        "every setting of every task, another value: another run",
+        (f"{_SETTINGS}::test_every_setting_of_a_task_is_part_of_what_it_is",),
+    ),
+    (
+        "what decides nothing, another when a run goes on: the same bits; nothing is read twice",
+        (
+            f"{_MATRIX}::test_what_decides_nothing_may_be_another_when_a_run_goes_on",
+            f"{_MATRIX}::test_the_number_of_workers_may_be_another_when_a_run_goes_on",
+            f"{_MATRIX}::test_a_resumed_run_reads_what_its_steps_need_and_no_more",
+            f"{_MATRIX}::test_beginning_at_any_step_reads_and_plans_that_step_alone",
+        ),
+    ),
 )
 TIMED: Final = {"samples_per_second", "data_wait_share"}
 # A batch of these is never cut into micro-batches: they compare its items, or move a chain with every pass.
@@ -222,10 +250,11 @@ def prove(folder: Path, *, full: bool) -> Iterator[Proof]:
 
     Args:
         folder: an empty one for the runs.
-        full: over 300 resumes, and `SUITE`; else about a dozen resumes.
+        full: over 300 resumes, and `SUITES`; else about a dozen resumes.
     """
     if full:
-        yield count(PART, "stopped in every step, with every setting; other settings are refused and listed", SUITE)
+        for tried, tests in SUITES:
+            yield count(PART, tried, tests)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="This DataLoader will create 3 worker processes")
         yield _prove_workers(folder / "workers", full=full)

@@ -173,14 +173,22 @@ def _watched(held: list[int]) -> Iterator[None]:
 
 
 def compare(name: str, folder: Path) -> dict[str, Any]:
-    """Run a case whole and dealt out; return how far its weights are apart, and what a process held of them."""
+    """Run a case whole and dealt out, and from its middle on the other way.
+
+    Returns:
+        How far its weights are apart; of each way, how many steps were done, and how many numbers a process held.
+    """
     case = CASES[name]
     begun = _weights(case.make_task())
-    held: dict[str, list[int]] = {"none": [], "full": []}
+    held: dict[str, list[int]] = {}
     ended: dict[str, dict[str, Tensor]] = {}
-    for sharding, seen in held.items():
-        with _watched(seen):
-            ended[sharding] = _weights(run(case, folder / sharding, sharding=sharding))
+
+    def end(way: str, place: Path, sharding: str) -> None:
+        with _watched(held.setdefault(way, [])):
+            ended[way] = _weights(run(case, place, sharding=sharding))
+
+    for sharding in ("none", "full"):
+        end(sharding, folder / sharding, sharding)
     # Stopped halfway: its last checkpoint is gone. It goes on the other way.
     for sharding, other in (("none", "full"), ("full", "none")):
         place = folder / f"{sharding}-{other}"
@@ -189,12 +197,13 @@ def compare(name: str, folder: Path) -> dict[str, Any]:
             newest = max((place / "checkpoints").iterdir())
             shutil.rmtree(newest)
         dist.barrier()
-        ended[f"{sharding}, then {other}"] = _weights(run(case, place, sharding=other))
+        end(f"{sharding}, then {other}", place, other)
     moved = sum(distance > 0 for distance in apart(ended["none"], begun).values())
     return {
         "apart": {way: apart(weights, ended["none"]) for way, weights in ended.items() if way != "none"},
         "moved": moved,
-        "held": {sharding: max(seen) for sharding, seen in held.items()},
+        "held": {way: max(seen, default=0) for way, seen in held.items()},
+        "steps": {way: len(seen) for way, seen in held.items()},
         "same files": _files(folder / "none") == _files(folder / "full"),
     }
 

@@ -1,6 +1,6 @@
 """A training run on a stream of numbered lines that tells what it read, how long that took, and what memory it held.
 
-``python -m trust.streamed_run CORPUS FOLDER FACTS --steps 5000 [--stop-after 3]``
+``python -m trust.streamed_run CORPUS FACTS --folder FOLDER --steps 5000 [--stop-after 3]``
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 import psutil
@@ -27,6 +27,12 @@ from auxtasks.training.engine import train
 from auxtasks.training.objective import Objective, StepOutput
 from auxtasks.training.optim import OptimizerSettings
 from auxtasks.training.settings import LoopSettings, Phase
+from trust.activation_memory import peak_bytes, resident_bytes
+
+__all__ = ["BATCH", "EnoughError", "Leak", "Meter", "arguments", "run"]
+
+# What a run keeps, as none must: its corpus before the first batch, or each row that it reads.
+Leak: TypeAlias = Literal["corpus", "rows"]
 
 BATCH: Final = 2000
 BYTES: Final = 16  # of a line, that the network sees
@@ -73,7 +79,7 @@ class Reading(Objective):
         told: called at the end of each batch.
     """
 
-    def __init__(self, told: Callable[[int], None]) -> None:
+    def __init__(self, told: Callable[[], None]) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -88,7 +94,7 @@ class Reading(Objective):
         loss = (self.layer(seen).squeeze(1) - seen.mean(dim=1)).square().sum()
         self.losses.append(float(loss.detach()) / len(seen))
         self.sums = [total + int(more) for total, more in zip(self.sums, sums, strict=True)]
-        self.told(len(self.losses))
+        self.told()
         return StepOutput(loss, torch.tensor(float(len(seen))), {})
 
     def save(self, folder: Path, provenance: Mapping[str, Any]) -> None:  # noqa: ARG002 - nothing is said of it
@@ -100,34 +106,72 @@ class Reading(Objective):
         self.layer.load_state_dict(read_tensors(folder / "layer.safetensors"))
 
 
-class _EnoughError(Exception):
+class EnoughError(Exception):
     """Ends a run after the batches that were asked for."""
 
 
 @dataclasses.dataclass
-class _Meter:
-    """Notes, batch by batch, what a process holds and has read."""
+class Meter:
+    """Notes, batch by batch, how long a run took, and what its process and those below it hold.
+
+    Resident memory, and not what a process shares with no other: that moves by a hundred megabytes when someone else
+    begins to use the same libraries.
+
+    Attributes:
+        steps: of the whole run.
+        stop_after: so many batches; None goes on to the end.
+        batches: so far.
+        first_batch: when it was done, see `elapsed`.
+        memory: bytes held, after each tenth of the steps and where the run is stopped.
+        peak: the sum of the most that each process has held.
+        processes: how many there were when memory was last noted.
+    """
 
     steps: int
     stop_after: int | None
-    began: tuple[float, float] = (0.0, 0.0)
+    batches: int = 0
     first_batch: tuple[float, float] | None = None
     memory: list[int] = dataclasses.field(default_factory=list)
+    peak: int = 0
+    processes: int = 0
+
+    def __post_init__(self) -> None:
+        self.began = time.perf_counter(), time.process_time()
 
     def elapsed(self) -> tuple[float, float]:
         """Return the seconds since the beginning: on the clock, and of the processor for this process."""
         return time.perf_counter() - self.began[0], time.process_time() - self.began[1]
 
-    def __call__(self, batches: int) -> None:
+    def __call__(self) -> None:
+        """Note what there is to note after a batch.
+
+        Raises:
+            EnoughError: it was the last one that was asked for.
+        """
+        self.batches += 1
         if self.first_batch is None:
             self.first_batch = self.elapsed()
-        if batches % (self.steps // PARTS) == 0:
-            self.memory.append(psutil.Process().memory_info().rss)
-        if batches == self.stop_after:
-            raise _EnoughError
+        enough = self.batches == self.stop_after
+        if enough or self.batches % (self.steps // PARTS) == 0:
+            this = psutil.Process()
+            members = [this.pid, *(child.pid for child in this.children(recursive=True))]
+            self.memory.append(sum(map(resident_bytes, members)))
+            self.peak, self.processes = sum(map(peak_bytes, members)), len(members)
+        if enough:
+            raise EnoughError
+
+    def facts(self) -> dict[str, Any]:
+        """Return what was noted."""
+        return {
+            "seconds": self.elapsed()[0],
+            "first_batch_seconds": self.first_batch,
+            "memory": self.memory,
+            "peak": self.peak,
+            "processes": self.processes,
+        }
 
 
-def run(corpus: Path, folder: Path, steps: int, stop_after: int | None, *, leaks: bool = False) -> dict[str, Any]:
+def run(corpus: Path, folder: Path, steps: int, stop_after: int | None, *, leaks: Leak | None = None) -> dict[str, Any]:
     """Train, and return what was seen on the way.
 
     Args:
@@ -135,48 +179,58 @@ def run(corpus: Path, folder: Path, steps: int, stop_after: int | None, *, leaks
         folder: the run's; it goes on where it stands.
         steps: of the whole run.
         stop_after: so many batches; None goes on to the end.
-        leaks: keep every row, as a run must not: for the test of what notices that.
+        leaks: what is kept, as a run must not: for the test of what notices that.
     """
-    rows_read, kept = 0, []
+    rows_read = 0
+    kept: list[str] = []
+
+    def keep(rows: Iterable[Mapping[str, Any]]) -> None:
+        kept.extend(row["text"] * 20 for row in rows)
 
     def read_block(rows: Sequence[Mapping[str, Any]], _: bool) -> _Lines:
         nonlocal rows_read
         rows_read += len(rows)
-        if leaks:
-            kept.extend(row["text"] * 20 for row in rows)
+        if leaks == "rows":
+            keep(rows)
         return _Lines([row["text"] for row in rows])
 
     stream = open_stream(corpus)
+    if leaks == "corpus":
+        keep(stream)
     feed = StreamFeed(stream, read_block, item, collate, BATCH, seed=0)
-    meter = _Meter(steps, stop_after)
+    meter = Meter(steps, stop_after)
     objective = Reading(meter)
     loop = LoopSettings(
         log_every=steps // PARTS, checkpoint_every=steps // 4, keep_checkpoints=4, device="cpu", show_progress=False
     )
     read_before = psutil.Process().io_counters().read_chars
-    meter.began = time.perf_counter(), time.process_time()
-    with contextlib.suppress(_EnoughError):
+    with contextlib.suppress(EnoughError):
         train(objective, feed, [Phase(steps)], seed=0, optimizer=OptimizerSettings(warmup_steps=0), loop=loop,
               folder=folder)  # fmt: skip
     return {
-        "seconds": meter.elapsed()[0],
-        "first_batch_seconds": meter.first_batch,
+        **meter.facts(),
         "rows_read": rows_read,
         "bytes_read": psutil.Process().io_counters().read_chars - read_before,
         "sums": objective.sums,
         "losses": objective.losses,
-        "memory": meter.memory,
     }
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """Return what a run on a stream is asked for on its command line."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("corpus", type=Path)
+    parser.add_argument("facts", type=Path)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--stop-after", type=int, default=None)
+    return parser
 
 
 def main() -> None:
     """Run, and write what was seen into a file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("corpus", "folder", "facts"):
-        parser.add_argument(name, type=Path)
-    parser.add_argument("--steps", type=int, required=True)
-    parser.add_argument("--stop-after", type=int, default=None)
-    parser.add_argument("--leaks", action="store_true")
+    parser = arguments(__doc__)
+    parser.add_argument("--leaks", choices=get_args(Leak), default=None)
+    parser.add_argument("--folder", type=Path, required=True)
     asked = parser.parse_args()
     found = run(asked.corpus, asked.folder, asked.steps, asked.stop_after, leaks=asked.leaks)
     asked.facts.write_text(json.dumps(found), encoding="utf-8")

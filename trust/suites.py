@@ -41,10 +41,10 @@ def run_tests(
     environment: Mapping[str, str] | None = None,
     root: Path = ROOT,
 ) -> Outcome:
-    """Run test files in a process of their own.
+    """Run tests in a process of their own.
 
     Args:
-        tests: files or names of tests, as pytest takes them.
+        tests: files, ``tests/test_a.py``, or single tests with all of their cases, ``tests/test_a.py::test_b``.
         extra: arguments for pytest, such as ``-k``.
         environment: of the tests; None inherits this process's.
         root: of the code.
@@ -78,13 +78,13 @@ def count(
     extra: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Proof:
-    """Run test files, and count their cases.
+    """Run tests, and count their cases.
 
-    A case counts as one, or as the number that it recorded as its property ``inputs``. The largest value that a case
-    recorded as ``largest_difference`` is the result.
+    A case counts as one, or as the number of tries that it recorded by ``record_property("inputs", number)``. The
+    largest value that a case recorded as ``largest_difference`` is the result.
 
     Args:
-        part, tried: see `Proof`.
+        part, tried: see `Proof`; name single tests where a file holds others than what it says.
         tests, extra, environment: see `run_tests`.
     """
     outcome = run_tests(tests, extra=extra, environment=environment)

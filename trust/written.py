@@ -16,6 +16,8 @@ __all__ = ["SECRETS", "Place", "Watched", "holding", "run_watched"]
 
 PROGRAM_EVENTS = ("subprocess.Popen", "os.exec", "os.posix_spawn", "os.system")
 NOWHERE = "/dev/null"
+# Of a checkout: what tools keep there, while commands are watched as at any time.
+KEPT_BY_TOOLS = (".git", ".venv", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache", "__pycache__")
 
 # Variables of the environment that hold what nobody may find in a folder that is handed on.
 SECRETS: Mapping[str, str] = {
@@ -61,6 +63,21 @@ class Place:
         """What AUXTASKS_CACHE names."""
         return self.folder / "cache"
 
+    @property
+    def writes(self) -> Path:
+        """Where each change is written down."""
+        return self.folder / "writes.jsonl"
+
+    @property
+    def commands(self) -> Path:
+        """Where a process reads what it is to do."""
+        return self.folder / "commands.json"
+
+    @property
+    def checkout(self) -> Path:
+        """Of the code that runs."""
+        return ROOT
+
     def environment(self) -> dict[str, str]:
         """Return the environment of a watched process: nothing of this one's but where programs are."""
         threads = os.environ.get("OMP_NUM_THREADS", "1")
@@ -68,7 +85,7 @@ class Place:
             "PATH": os.environ["PATH"], "HOME": str(self.home), "TMPDIR": str(self.temporary),
             "AUXTASKS_CACHE": str(self.cache), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": threads,
             "PYTHONPATH": f"{ROOT / 'trust' / 'watching'}{os.pathsep}{ROOT}", "HF_HUB_OFFLINE": "1",
-            "TRUST_WRITES_LOG": str(self.folder / "writes.jsonl"), **SECRETS,
+            "TRUST_WRITES_LOG": str(self.writes), **SECRETS,
         }  # fmt: skip
 
 
@@ -97,7 +114,7 @@ def run_watched(commands: Sequence[Sequence[str]], place: Place, *, each_alone: 
     """Run commands and say where they wrote.
 
     What Python code writes is known change by change. What compiled code does (safetensors, Arrow) is found by
-    comparing the folders before and after.
+    comparing the folders before and after; of the checkout, where somebody may be at work, only what is new there.
 
     Args:
         commands: arguments of ``auxtasks``, one after the other.
@@ -106,13 +123,13 @@ def run_watched(commands: Sequence[Sequence[str]], place: Place, *, each_alone: 
     """
     for folder in (place.home, place.temporary, place.work):
         folder.mkdir(parents=True, exist_ok=True)
-    before = _listed(place)
+    before, names_before = _listed(place), _names(place)
     codes, said = [], []
     for part in [[command] for command in commands] if each_alone else [commands]:
         part_codes, part_said = _run(part, place)
         codes += part_codes
         said.append(part_said)
-    events = [json.loads(line) for line in (place.folder / "writes.jsonl").read_text(encoding="utf-8").splitlines()]
+    events = [json.loads(line) for line in place.writes.read_text(encoding="utf-8").splitlines()]
     changes = [(event, Path(path)) for event, path in events if event not in PROGRAM_EVENTS and path != NOWHERE]
     inside = [path for _, path in changes if path.is_relative_to(place.out) or path.is_relative_to(place.cache)]
     # Exactly what vanished again: a temporary file that stays is found below.
@@ -120,6 +137,7 @@ def run_watched(commands: Sequence[Sequence[str]], place: Place, *, each_alone: 
     allowed = {*inside, *temporary}
     escaped = [f"{event} {path}" for event, path in changes if path not in allowed]
     escaped += [f"another folder or file: {entry}" for entry in sorted(before ^ _listed(place))]
+    escaped += [f"a new folder or file: {path}" for path in sorted(_names(place) - names_before)]
     return Watched(
         codes=tuple(codes),
         said="\n".join(said),
@@ -138,7 +156,7 @@ def holding(folder: Path, words: Sequence[str]) -> tuple[int, list[Path]]:
 
 
 def _run(commands: Sequence[Sequence[str]], place: Place) -> tuple[list[int], str]:
-    asked, answered = place.folder / "commands.json", place.out / "codes.json"
+    asked, answered = place.commands, place.out / "codes.json"
     place.out.mkdir(parents=True, exist_ok=True)
     asked.write_text(json.dumps(commands), encoding="utf-8")
     answered.unlink(missing_ok=True)
@@ -159,4 +177,13 @@ def _listed(place: Place) -> set[tuple[str, int, int]]:
         for path in folder.rglob("*"):
             facts = path.lstat()
             found.add((str(path), facts.st_size if path.is_file() else 0, facts.st_mtime_ns))
+    return found
+
+
+def _names(place: Place) -> set[Path]:
+    """Return what is beside the folders of a command, and in the checkout, but for what belongs there."""
+    found = set(place.folder.iterdir()) - {place.out, place.cache, place.writes, place.commands}
+    for folder, folders, files in os.walk(place.checkout):
+        folders[:] = [name for name in folders if name not in KEPT_BY_TOOLS]
+        found |= {Path(folder, name) for name in (*folders, *files)}
     return found

@@ -201,7 +201,7 @@ def straight(tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_stopped_in_any_step_and_resumed(tmp_path, straight, case):
+def test_stopped_in_any_step_and_resumed(tmp_path, straight, case, record_property):
     expected, objective, result = straight[case]
     for step in range(1, result.steps + 1):
         folder = tmp_path / str(step)
@@ -215,6 +215,7 @@ def test_stopped_in_any_step_and_resumed(tmp_path, straight, case):
         assert untimed(resumed.metrics) == untimed(result.metrics)
         assert (resumed.steps, resumed.best_step) == (result.steps, result.best_step)
         assert [p.requires_grad for p in again.parameters()] == [p.requires_grad for p in objective.parameters()]
+    record_property("inputs", result.steps)
 
 
 def test_the_cases_are_different_runs_and_all_that_trains_has_moved(straight):

@@ -165,7 +165,7 @@ def _sentences(encoder):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_every_setting_of_a_task_is_part_of_what_it_is(encoder, name):
+def test_every_setting_of_a_task_is_part_of_what_it_is(encoder, name, record_property):
     make, changed, elsewhere = TASKS[name]
     build = make(encoder)
     positional = {"backbone", "layer"}  # given already
@@ -173,6 +173,7 @@ def test_every_setting_of_a_task_is_part_of_what_it_is(encoder, name):
     settings = build().settings
     for setting, value in changed.items():
         assert build(**{setting: value}).settings != settings, setting
+    record_property("inputs", len(changed))
 
 
 # Whole runs

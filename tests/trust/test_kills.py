@@ -1,15 +1,18 @@
 """Commands that are killed and resumed end like one left alone; and the comparison would see if they did not."""
 
 import dataclasses
+import functools
 import json
+import re
 import shutil
+import signal
 
 import pytest
 import torch
 
 from auxtasks import checkpoint
 from auxtasks.training.file_list import FILE_LIST, write_file_list
-from trust.kills import KINDS, Tally, _before, _trains, judge_writing, prove, try_kind
+from trust.kills import KINDS, Tally, _before, _trains, damage_once, judge_writing, prove, stop_once, try_kind
 from trust.restartable import Command
 
 pytestmark = pytest.mark.processes
@@ -51,10 +54,10 @@ def test_kills_of_which_none_left_a_checkpoint_half_written_prove_nothing_of_tha
     assert judge_writing([Tally(done=5), Tally(done=7, in_writing=2)]).times == 2
     none = judge_writing([Tally(done=5), Tally(done=7)])
     assert not none.holds
-    assert none.failures == ("none of 12 kills and signals did",)
+    assert none.failures == ("none of 12 kills did",)
 
 
-def forget_the_optimizer(command, rng, tally):
+def forget_the_optimizer(kind, command, rng, tally):
     """Leave what a resume would find that had lost the optimizer's state, with a list of files that agrees to it."""
     assert command.finish() is None
     checkpoints = command.folder / "checkpoints"
@@ -78,3 +81,18 @@ def test_a_resume_that_forgot_the_optimizer_would_be_seen(tmp_path):
     assert "model.safetensors: " in failure
     state = tmp_path / "disturbed-0" / "checkpoints" / "step-00000008" / "training" / "state.json"
     assert json.loads(state.read_text())["step"] == 8  # it had gone on, and to the end
+
+
+def test_a_damaged_checkpoint_that_is_used_all_the_same_would_be_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr("trust.kills._damage", lambda checkpoint, rng: "nothing was done")
+    tally = try_kind(KINDS["one"], tmp_path, times=1, disturb=damage_once, seed=0)
+    failures = [failure for failure in tally.failures if failure.startswith("nothing was done: it went on: True")]
+    assert failures
+
+
+def test_a_signal_that_is_not_heard_would_be_seen(tmp_path):
+    kind = dataclasses.replace(KINDS["one"], steps=200)
+    disturb = functools.partial(stop_once, number=signal.SIGCHLD)  # which no command hears
+    tally = try_kind(kind, tmp_path, times=1, disturb=disturb, seed=0)
+    assert tally.done == 0
+    assert any(re.fullmatch(r"SIGCHLD at step \d+ of 200 was not heard", failure) for failure in tally.failures)

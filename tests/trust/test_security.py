@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +167,25 @@ def test_a_removal_outside_is_found_out(tmp_path):
     assert len(followed(escape, tmp_path / "a")) == 2  # the folder and its file
 
 
+ARCHIVES = [escape for escape in ESCAPES if escape.name.startswith("members of")]
+
+
+@pytest.mark.parametrize("escape", ARCHIVES, ids=lambda escape: escape.name)
+def test_a_reader_that_unpacks_where_members_say_is_found_out(tmp_path, monkeypatch, escape):
+    def unpack(path):
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                Path(member).parent.mkdir(parents=True, exist_ok=True)
+                Path(member).write_bytes(archive.read(member))
+
+    monkeypatch.setattr("trust.escapes.read_foreign", unpack)
+    folder, here = tmp_path / "watched" / "a", Path.cwd()
+    changed = " ".join(followed(escape, folder))
+    for place in (folder.parent / "absolute", folder.parent / "out", folder / "out", folder / "work" / "a"):
+        assert str(place) in changed
+    assert Path.cwd() == here
+
+
 def test_every_text_of_a_recipe_is_replaced():
     recipe = {"a": "x", "b": {"c": None, "d": 1}, "e": ["y", {"f": "z"}]}
     keys = list(leaves(recipe))
@@ -196,11 +216,7 @@ def test_what_is_written_elsewhere_and_a_secret_are_found_out(tmp_path):
         "tempfile.NamedTemporaryFile()\n"
         "shutil.rmtree(elsewhere)\n"
     )
-    script = tmp_path / "inputs" / "recipes" / "cli.py"
-    script.parent.mkdir()
-    (script.parent / "__init__.py").touch()
-    script.write_text(f"def main():\n    exec({program!r})\n", encoding="utf-8")
-    writes, searched = prove_writes([["anything"]], _with_first_on_path(place, place.inputs))
+    writes, searched = prove_writes([["anything"]], _with_command(place, program))
     escaped = "\n".join(writes.failures)
     for words in (f"os.mkdir {elsewhere}", f"open {elsewhere}/file", f"os.rename {elsewhere}/renamed",
                   f"os.symlink {place.home}/link", f"open {place.temporary}/", f"os.rmdir {elsewhere}",
@@ -211,12 +227,38 @@ def test_what_is_written_elsewhere_and_a_secret_are_found_out(tmp_path):
     assert SECRETS["HF_TOKEN"] == (place.out / "told").read_text()
 
 
-def _with_first_on_path(place, folder):
+@pytest.mark.processes
+def test_what_compiled_code_writes_in_the_checkout_or_beside_is_found_out(tmp_path):
+    place, beside, checkout = Place(tmp_path), tmp_path / "beside", tmp_path / "checkout"
+    for folder in (place.inputs, checkout / ".git", checkout / "recipes"):
+        folder.mkdir(parents=True)
+    found_out = [beside, checkout / "new", checkout / "recipes" / "new"]
+    written = [*found_out, checkout / ".git" / "new", place.out / "new"]
+    program = (
+        "import numpy\nfrom safetensors.numpy import save_file\n"
+        f"for place in {list(map(str, written))!r}: save_file({{'weight': numpy.zeros(2)}}, place)\n"
+    )
+    writes, _ = prove_writes([["anything"]], _with_command(place, program))
+    assert all(path.is_file() for path in written)
+    assert list(writes.failures) == [f"a new folder or file: {path}" for path in found_out]
+
+
+def _with_command(place, program):
+    """Return a place where a program is run for the command line, and the checkout is the folder of that name."""
+    script = place.inputs / "recipes" / "cli.py"
+    script.parent.mkdir()
+    (script.parent / "__init__.py").touch()
+    script.write_text(f"def main():\n    exec({program!r})\n", encoding="utf-8")
+
     class First(Place):
+        @property
+        def checkout(self):
+            return self.folder / "checkout"
+
         def environment(self):
             found = super().environment()
             watching, rest = found["PYTHONPATH"].split(os.pathsep, 1)
-            return {**found, "PYTHONPATH": os.pathsep.join([watching, str(folder), rest])}
+            return {**found, "PYTHONPATH": os.pathsep.join([watching, str(self.inputs), rest])}
 
     return First(place.folder)
 

@@ -88,9 +88,24 @@ def test_every_section_is_there():
 
 
 def test_every_suite_is_there():
-    tests = [test for section in (processes, kills) for _, suite in section.SUITES for test in suite]
-    for test in (*tests, *resumes.SUITE):
-        assert (ROOT / test.partition("::")[0]).is_file(), test
+    for _, tests in (*processes.SUITES, *kills.SUITES, *resumes.SUITES):
+        for test in tests:
+            file, _, name = test.partition("::")
+            text = (ROOT / file).read_text(encoding="utf-8")
+            assert not name or f"def {name}(" in text, test
+
+
+def test_what_is_counted_is_the_tests_that_are_named_and_what_they_have_tried(tmp_path):
+    (tmp_path / "test_some.py").write_text(
+        "import pytest\n"
+        "def test_many(record_property): record_property('inputs', 7)\n"
+        "@pytest.mark.parametrize('case', 'ab')\ndef test_two(case): pass\n"
+        "def test_of_something_else(): assert False\n"
+    )
+    named = [f"{tmp_path}/test_some.py::{name}" for name in ("test_many", "test_two")]
+    proof = count("a part", "some", named)
+    assert (proof.times, proof.failures) == (9, ())
+    assert not count("a part", "some", [*named, f"{tmp_path}/test_some.py::test_gone"]).holds
 
 
 def test_tests_that_fail_break_or_are_skipped_are_told_apart(tmp_path):
