@@ -74,12 +74,12 @@ KINDS: Final[Mapping[str, Kind]] = {
     "one": Kind("one process", FACES, steps=600),
     # So long that it outlives 50 kills: one run that is killed again and again, not several a few times.
     "long": Kind("one process, a long run", FACES, steps=3000),
-    "worker": Kind("a process or its loader worker", FACES, steps=600, workers=1),
-    "stream": Kind("a process that reads a stream, or its loader worker", TEXTS, steps=600, workers=1, streamed=True),
+    "worker": Kind("a process with a loader worker", FACES, steps=600, workers=1),
+    "stream": Kind("a stream that a loader worker reads", TEXTS, steps=600, workers=1, streamed=True),
     "layers": Kind(
         "layer-wise, one layer after the other", LAYERS, steps=300, parts=("layers/hidden1", "layers/hidden2")
     ),
-    "two": Kind("two processes, one of them or their launcher", FACES, steps=300, processes=2, begins_in=8),
+    "two": Kind("two processes and their launcher", FACES, steps=300, processes=2, begins_in=8),
 }
 
 
