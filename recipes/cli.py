@@ -231,7 +231,7 @@ def main() -> None:
         _tell(error)
         sys.exit(2 if isinstance(error, RecipeError) else 1)
     except RuntimeError as error:
-        # What gloo says to those that wait for a process that has ended, which has said why.
+        # What gloo says to those that wait for a process that has ended, which has said why; or for too long.
         if "RANK" not in os.environ or "gloo/transport" not in str(error):
             raise
         why = "did not come for a day" if "Timed out" in str(error) else "has ended"

@@ -57,7 +57,7 @@ class Kind:
         processes: that train.
         streamed: whether a corpus is read as a stream.
         parts: see `Command`.
-        begins_in: about the seconds until it trains.
+        begins_in: the seconds of its beginning; on a fast machine it trains before they are over.
     """
 
     words: str
@@ -172,8 +172,8 @@ def _ended_by_itself(command: Command, process: ForkServerProcess, tally: Tally)
 def kill_once(kind: Kind, command: Command, rng: np.random.Generator, tally: Tally) -> bool:
     """Begin a command and kill one of its processes; return whether it was killed.
 
-    The moment is at random while it begins or resumes, while it trains, or while it writes a checkpoint. What of the
-    command is not killed has to end by itself, and without a traceback.
+    The moment is at random in its first seconds, while it trains, or while it writes a checkpoint. What of the command
+    is not killed has to end by itself, and without a traceback.
 
     Args:
         kind: of run.
