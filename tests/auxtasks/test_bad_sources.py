@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import random
 from pathlib import Path
 
 import pyarrow as pa
@@ -38,7 +39,7 @@ def not_utf8_string():
         ("x.csv", "text,label\n\xe4,b\n".encode("latin-1"), DataError, r"not UTF-8: line 2 holds .*0xe4.*latin1"),
         ("x.csv", "text;label\na;b\n", ColumnError, r"has no column 'text', .*it has 'text;label'"),
         ("x.csv", "txt,label\na,b\n", ColumnError, r"no column 'text'.*it has 'txt' .*Did you mean \"txt\"\?"),
-        ("x.csv.gz", gzip.compress(b"text,label\n" + os.urandom(999).hex().encode())[:500], DataError,
+        ("x.csv.gz", gzip.compress(b"text,label\n" + random.Random(0).randbytes(999).hex().encode())[:500], DataError,
          r"cannot be read as csv: Compressed file ended"),
         ("x.csv", b"PK\x03\x04 and then nothing", DataError, r"cannot be read as csv: File is not a zip file"),
         ("x.csv", b"PAR1....PAR1", DataError, r"is a parquet file, .*kind='parquet'"),
