@@ -16,13 +16,16 @@ __all__ = ["lost_workers_told"]
 # What torch's loader says; from its signal handler, so anywhere in the process that waits for batches.
 _LOST = re.compile(r"DataLoader worker \(pid.*?\) (?:is killed by signal|exited unexpectedly).*", re.DOTALL)
 
-# A process that is killed closes its connections before its parent hears of its end: so long the parent listens.
+# The kernel closes a killed process's connections before it tells its parent: how long to wait for that word.
 _SECONDS_TO_HEAR = 5.0
 
 
 @contextlib.contextmanager
 def lost_workers_told() -> Iterator[None]:
     """Turn what is raised in the block when a loader worker was killed into an error of ours.
+
+    Any other error goes on as it is; one of a broken connection or file end after up to 5 seconds, in which a word of a
+    lost worker could come.
 
     Raises:
         TrainingError: a worker is gone; says which, and what to do.
@@ -66,7 +69,10 @@ def _words(error: Exception) -> str | None:
 
 
 def _from_a_worker(error: Exception) -> bool:
-    """Whether the connection that broke is one to another process: the word of its end can be lost in a destructor."""
+    """Whether a connection broke through which batches come from a worker.
+
+    Asked where torch says nothing: its handler may run while a destructor does, and errors in those are dropped.
+    """
     if isinstance(error, RuntimeError):
         return False
     waits = multiprocessing.queues.Queue.get.__code__
